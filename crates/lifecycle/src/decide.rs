@@ -1,1 +1,1521 @@
-//! decide
+//! What a command means for the state as it is: the events that follow, or a rejection.
+//!
+//! Pure: time, sequence and asker come in with [`Context`]. Every accepted command gives at least one event, so that the
+//! same command, asked again, can be found in the log; none gives more than [`EVENTS_MAX`].
+
+use crate::command::*;
+use crate::event::*;
+use crate::names::{CertificateId, Host, ResourceId, Slug};
+use crate::rejection::{Code, Rejection};
+use crate::selection::{self, Mode};
+use crate::state::{self, Certificate, Claim, ClaimStatus, ProjectStatus, Resource, State, Status};
+use crate::store::{Parts, Read, Table};
+
+/// Most events that one command may become; larger work is several commands.
+pub const EVENTS_MAX: usize = 256;
+/// Most hosts named when hosts would go dark.
+pub const DARK_NAMED: usize = 20;
+/// Most hosts below one wildcard that are looked at to tell whether any would go dark.
+const DARK_SCAN: usize = 2_000;
+/// Most regions that one command may name.
+const REGIONS_MAX: usize = 100;
+/// Most versions that a certificate keeps; older ones leave with their keys.
+pub const VERSIONS_MAX: usize = 100;
+/// Most rights of one user.
+const RIGHTS_MAX: usize = 32;
+
+/// An event with the project that it belongs to.
+pub type Decided = (Slug, Event);
+
+type Decision = Result<Vec<Decided>, Rejection>;
+
+/// Decides a command.
+///
+/// # Errors
+/// The rejection, which the registrar records as an event of its own.
+pub fn decide(state: &impl Read, command: &Command, context: &Context) -> Decision {
+    let d = Decider { state, context };
+    d.admit(command)?;
+    match command {
+        Command::CreateProject(c) => d.create_project(c),
+        Command::SuspendProject(c) => d.suspend_project(&c.project),
+        Command::ResumeProject(c) => d.resume_project(&c.project),
+        Command::DeleteProject(c) => d.delete_project(c),
+        Command::CreateAccess(c) => d.create_access(c),
+        Command::RevokeAccess(c) => d.revoke_access(c),
+        Command::CreateRegion(c) => d.create_region(c),
+        Command::SetCountry(c) => d.set_country(c),
+        Command::EnrolEdge(c) => d.enrol_edge(c),
+        Command::EvictEdge(c) => d.evict_edge(c),
+        Command::RotateRegionKey(c) => d.rotate_region_key(c),
+        Command::ReportApplied(c) => d.report_applied(c),
+        Command::CreateResource(c) => d.create_resource(c),
+        Command::ChangeResource(c) => d.change_resource(c),
+        Command::DeleteResource(c) => d.delete_resource(c),
+        Command::AddDomain(c) => d.add_domain(c),
+        Command::ProveDomain(c) => d.prove_domain(c),
+        Command::AttachDomain(c) => d.attach_domain(c),
+        Command::DetachDomain(c) => d.detach_domain(c),
+        Command::BindDomain(c) => d.bind_domain(c),
+        Command::UnbindDomain(c) => d.unbind_domain(c),
+        Command::SetHttps(c) => d.set_https(c),
+        Command::ReleaseDomain(c) => d.release_domain(c),
+        Command::AddCertificate(c) => d.add_certificate(c),
+        Command::ReplaceCertificate(c) => d.replace_certificate(c),
+        Command::DeployCertificate(c) => d.deploy_certificate(c),
+        Command::WithdrawCertificate(c) => d.withdraw_certificate(c),
+        Command::DeleteCertificate(c) => d.delete_certificate(c),
+        Command::VerifyCertificate(c) => d.verify_certificate(c),
+        Command::ExpireCertificate(c) => d.expire_certificate(c),
+        Command::RevokeCertificate(c) => d.revoke_certificate(c),
+    }
+}
+
+struct Decider<'a, R> {
+    state: &'a R,
+    context: &'a Context,
+}
+
+fn no<T>(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Result<T, Rejection> {
+    Err(Rejection::new(code, message, hint))
+}
+
+fn not_found(what: &str, list: &str) -> Rejection {
+    Rejection::new(
+        Code::NotFound,
+        format!("there is no such {what}"),
+        format!("`{list}` shows those that exist"),
+    )
+}
+
+fn host(text: &str) -> Result<Host, Rejection> {
+    Host::parse(text).map_err(|error| {
+        Rejection::new(
+            Code::Malformed,
+            error.to_string(),
+            "give a name such as www.example.com",
+        )
+    })
+}
+
+fn check_expect(expect: Option<u64>, revision: u64) -> Result<(), Rejection> {
+    match expect {
+        Some(expect) if expect != revision => no(
+            Code::Conflict,
+            format!("it is at revision {revision} now"),
+            "look at it again, and repeat the command with that revision if it still applies",
+        ),
+        _ => Ok(()),
+    }
+}
+
+impl<R: Read> Decider<'_, R> {
+    fn project(&self) -> &Slug {
+        &self.context.project
+    }
+
+    fn now(&self) -> i64 {
+        self.context.now.div_euclid(1_000_000)
+    }
+
+    /// Events of the project that the command is for.
+    fn here(&self, events: impl IntoIterator<Item = Event>) -> Vec<Decided> {
+        events
+            .into_iter()
+            .map(|e| (self.project().clone(), e))
+            .collect()
+    }
+
+    fn one(&self, event: impl Into<Event>) -> Decision {
+        Ok(self.here([event.into()]))
+    }
+
+    /// Whether this project may command anything now, and whether the asker may ask this.
+    fn admit(&self, command: &Command) -> Result<(), Rejection> {
+        let platform_only = matches!(
+            command,
+            Command::CreateProject(_)
+                | Command::SuspendProject(_)
+                | Command::ResumeProject(_)
+                | Command::DeleteProject(_)
+                | Command::CreateAccess(_)
+                | Command::RevokeAccess(_)
+                | Command::CreateRegion(_)
+                | Command::SetCountry(_)
+                | Command::EnrolEdge(_)
+                | Command::EvictEdge(_)
+                | Command::RotateRegionKey(_)
+                | Command::ReportApplied(_)
+                | Command::ProveDomain(_)
+        );
+        let system_only = matches!(
+            command,
+            Command::EnrolEdge(_)
+                | Command::RotateRegionKey(_)
+                | Command::ReportApplied(_)
+                | Command::VerifyCertificate(_)
+                | Command::ExpireCertificate(_)
+                | Command::RevokeCertificate(_)
+        );
+        let asker = &self.context.asker;
+        if platform_only && !(asker.operator && self.project().is_platform()) {
+            return no(Code::Unauthorized, "only an operator may do this", "");
+        }
+        if system_only && !asker.actor.starts_with('_') {
+            return no(Code::Unauthorized, "only the system itself does this", "");
+        }
+        if !asker.operator && asker.project != *self.project() {
+            return no(Code::Unauthorized, "this belongs to another project", "");
+        }
+        match self
+            .state
+            .project(self.project().as_str())
+            .map(|p| p.status)
+        {
+            None | Some(ProjectStatus::Deleted) => {
+                Err(not_found("project", "chancery project list"))
+            }
+            Some(ProjectStatus::Suspended) if !asker.operator => no(
+                Code::Unauthorized,
+                "the project is suspended",
+                "ask the operator to resume it",
+            ),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A project named in an operator's command.
+    fn living_project(&self, project: &Slug) -> Result<ProjectStatus, Rejection> {
+        match self.state.project(project.as_str()).map(|p| p.status) {
+            None | Some(ProjectStatus::Deleted) => {
+                Err(not_found("project", "chancery project list"))
+            }
+            Some(status) => Ok(status),
+        }
+    }
+
+    /// Regions and countries as the set of regions they are now.
+    fn expand(&self, named: &[Slug]) -> Result<Vec<Slug>, Rejection> {
+        if named.len() > REGIONS_MAX {
+            return no(
+                Code::TooLarge,
+                format!("at most {REGIONS_MAX} regions can be named at once"),
+                "use several commands",
+            );
+        }
+        let mut regions = Vec::new();
+        for name in named {
+            if self.state.region(name.as_str()).is_some() {
+                regions.push(name.clone());
+            } else if let Some(country) = self.state.country(name.as_str()) {
+                regions.extend(country.regions);
+            } else {
+                return Err(not_found("region or country", "chancery region list"));
+            }
+        }
+        regions.sort();
+        regions.dedup();
+        if regions.is_empty() {
+            return no(
+                Code::Malformed,
+                "no region is named",
+                "name at least one with --region",
+            );
+        }
+        Ok(regions)
+    }
+
+    // ---- projects and access
+
+    fn create_project(&self, c: &CreateProject) -> Decision {
+        if let Err(error) = Slug::project(c.project.as_str()) {
+            return no(Code::Malformed, format!("a project's id: {error}"), "");
+        }
+        if ["_internal", "internal", "core", "edges", "sys"].contains(&c.project.as_str()) {
+            return no(
+                Code::DuplicateName,
+                "this name is reserved for the system",
+                "choose another",
+            );
+        }
+        if self.state.project(c.project.as_str()).is_some() {
+            return no(
+                Code::DuplicateName,
+                "a project of this id exists or existed",
+                "ids of projects are never used again: choose another",
+            );
+        }
+        Ok(vec![(
+            c.project.clone(),
+            ProjectCreated {
+                project: c.project.clone(),
+            }
+            .into(),
+        )])
+    }
+
+    fn suspend_project(&self, project: &Slug) -> Decision {
+        if project.is_platform() {
+            return no(
+                Code::Conflict,
+                "the platform's own project cannot be suspended",
+                "",
+            );
+        }
+        match self.living_project(project)? {
+            ProjectStatus::Suspended => no(Code::Conflict, "the project is suspended already", ""),
+            _ => Ok(vec![(
+                project.clone(),
+                ProjectSuspended {
+                    project: project.clone(),
+                }
+                .into(),
+            )]),
+        }
+    }
+
+    fn resume_project(&self, project: &Slug) -> Decision {
+        match self.living_project(project)? {
+            ProjectStatus::Suspended => Ok(vec![(
+                project.clone(),
+                ProjectResumed {
+                    project: project.clone(),
+                }
+                .into(),
+            )]),
+            _ => no(Code::Conflict, "the project is not suspended", ""),
+        }
+    }
+
+    fn delete_project(&self, c: &DeleteProject) -> Decision {
+        self.living_project(&c.project)?;
+        if c.project.is_platform() {
+            return no(
+                Code::Conflict,
+                "the platform's own project cannot be deleted",
+                "",
+            );
+        }
+        if c.confirm != c.project.as_str() {
+            return no(
+                Code::ConfirmationMismatch,
+                "the confirmation is not the exact id of the project",
+                "repeat the id with --confirm",
+            );
+        }
+        for (table, what) in [
+            (Table::CertificateName, "certificates"),
+            (Table::ResourceName, "resources"),
+            (Table::ProjectClaim, "domains"),
+        ] {
+            if !self
+                .state
+                .scan(table, &state::key::text(&c.project), None, 1)
+                .is_empty()
+            {
+                return no(
+                    Code::Conflict,
+                    format!("the project still has {what}"),
+                    format!("delete its {what} first"),
+                );
+            }
+        }
+        Ok(vec![(
+            c.project.clone(),
+            ProjectDeleted {
+                project: c.project.clone(),
+            }
+            .into(),
+        )])
+    }
+
+    fn create_access(&self, c: &CreateAccess) -> Decision {
+        self.living_project(&c.project)?;
+        if self
+            .state
+            .access(c.project.as_str(), c.name.as_str())
+            .is_some()
+        {
+            return no(
+                Code::DuplicateName,
+                "this project has or had a user of this name",
+                "names of users are never used again: choose another",
+            );
+        }
+        if c.nkey.len() != 56
+            || !c.nkey.starts_with('U')
+            || !c
+                .nkey
+                .bytes()
+                .all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'))
+        {
+            return no(
+                Code::Malformed,
+                "the user's key is not an NKEY user public key (U…)",
+                "",
+            );
+        }
+        if c.expires.is_some_and(|end| end <= self.now()) {
+            return no(
+                Code::Malformed,
+                "the access would have ended already",
+                "give a time to come",
+            );
+        }
+        if c.rights.len() > RIGHTS_MAX {
+            return no(
+                Code::TooLarge,
+                format!("at most {RIGHTS_MAX} rights can be given"),
+                "",
+            );
+        }
+        for right in &c.rights {
+            if !rights::well_formed(right) {
+                return no(
+                    Code::Malformed,
+                    "a right is a subject pattern such as cmd.certificate.*, query.* or evt.>",
+                    "",
+                );
+            }
+        }
+        let rights = if c.rights.is_empty() {
+            rights::member()
+        } else {
+            c.rights.clone()
+        };
+        Ok(vec![(
+            c.project.clone(),
+            AccessCreated {
+                project: c.project.clone(),
+                actor: c.name.clone(),
+                nkey: c.nkey.clone(),
+                rights,
+                expires: c.expires,
+            }
+            .into(),
+        )])
+    }
+
+    fn revoke_access(&self, c: &RevokeAccess) -> Decision {
+        let access = self
+            .state
+            .access(c.project.as_str(), c.name.as_str())
+            .ok_or_else(|| not_found("user", "chancery access list"))?;
+        if access.revoked {
+            return no(Code::Conflict, "this access is revoked already", "");
+        }
+        if self.context.asker.project == c.project && self.context.asker.actor == c.name.as_str() {
+            return no(
+                Code::Conflict,
+                "nobody can revoke their own access",
+                "ask another operator",
+            );
+        }
+        Ok(vec![(
+            c.project.clone(),
+            AccessRevoked {
+                project: c.project.clone(),
+                actor: c.name.clone(),
+                nkey: access.nkey,
+            }
+            .into(),
+        )])
+    }
+
+    // ---- regions and edges
+
+    fn create_region(&self, c: &CreateRegion) -> Decision {
+        if self.state.region(c.region.as_str()).is_some()
+            || self.state.country(c.region.as_str()).is_some()
+        {
+            return no(
+                Code::DuplicateName,
+                "a region or country of this name exists",
+                "choose another name",
+            );
+        }
+        self.one(RegionCreated {
+            region: c.region.clone(),
+            key: c.key,
+            key_version: c.key_version,
+        })
+    }
+
+    fn set_country(&self, c: &SetCountry) -> Decision {
+        if self.state.region(c.country.as_str()).is_some() {
+            return no(
+                Code::DuplicateName,
+                "a region has this name",
+                "choose another name",
+            );
+        }
+        for region in &c.regions {
+            if self.state.region(region.as_str()).is_none() {
+                return Err(not_found("region", "chancery region list"));
+            }
+        }
+        let regions = self.expand(&c.regions)?;
+        self.one(RegionCountrySet {
+            country: c.country.clone(),
+            regions,
+        })
+    }
+
+    fn enrol_edge(&self, c: &EnrolEdge) -> Decision {
+        if self.state.region(c.region.as_str()).is_none() {
+            return Err(not_found("region", "chancery region list"));
+        }
+        if let Some(edge) = self.state.edge(c.region.as_str(), c.edge.as_str()) {
+            if edge.token == c.token {
+                return no(
+                    Code::Conflict,
+                    "this token was used already",
+                    "`chancery edge enrol` gives a new one",
+                );
+            }
+            if !edge.evicted {
+                return no(
+                    Code::DuplicateName,
+                    "the region has an edge of this name",
+                    "evict it first, or choose another name",
+                );
+            }
+        }
+        self.one(RegionEdgeEnrolled {
+            region: c.region.clone(),
+            edge: c.edge.clone(),
+            nkey: c.nkey.clone(),
+            hpke: c.hpke,
+            token: c.token.clone(),
+        })
+    }
+
+    fn evict_edge(&self, c: &EvictEdge) -> Decision {
+        match self.state.edge(c.region.as_str(), c.edge.as_str()) {
+            Some(edge) if !edge.evicted => self.one(RegionEdgeEvicted {
+                region: c.region.clone(),
+                edge: c.edge.clone(),
+                nkey: edge.nkey,
+            }),
+            _ => Err(not_found("edge", "chancery edge list")),
+        }
+    }
+
+    fn rotate_region_key(&self, c: &RotateRegionKey) -> Decision {
+        let Some(region) = self.state.region(c.region.as_str()) else {
+            return Err(not_found("region", "chancery region list"));
+        };
+        if c.key_version <= region.key_version {
+            return no(
+                Code::Conflict,
+                format!("the region's key is at version {} now", region.key_version),
+                "",
+            );
+        }
+        self.one(RegionKeyRotated {
+            region: c.region.clone(),
+            key: c.key,
+            key_version: c.key_version,
+        })
+    }
+
+    fn report_applied(&self, c: &ReportApplied) -> Decision {
+        if self.state.region(c.region.as_str()).is_none() {
+            return Err(not_found("region", "chancery region list"));
+        }
+        self.one(RegionApplied {
+            region: c.region.clone(),
+            applied: c.applied,
+            of: c.of,
+            behind: c.behind.clone(),
+        })
+    }
+
+    // ---- resources
+
+    /// Checks an origin; gives whether it points at an address that only an operator may name.
+    fn origin(&self, origin: &str) -> Result<bool, Rejection> {
+        let bad = |why: &str| {
+            no(
+                Code::Malformed,
+                format!("the origin {why}"),
+                "give an http or https URL such as https://bucket.example.net/path",
+            )
+        };
+        if origin.len() > 2_048 {
+            return bad("is longer than 2,048 characters");
+        }
+        let Ok(url) = url::Url::parse(origin) else {
+            return bad("is not a URL");
+        };
+        if !matches!(url.scheme(), "http" | "https") {
+            return bad("is neither http nor https");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return bad("carries credentials, which would stand in the log for ever");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return bad("has a query or a fragment");
+        }
+        let local = match url.host() {
+            None => return bad("has no host"),
+            Some(url::Host::Ipv4(address)) => !public_v4(address),
+            Some(url::Host::Ipv6(address)) => !public_v6(address),
+            Some(url::Host::Domain(name)) => {
+                let name = name.trim_end_matches('.');
+                name == "localhost" || name.ends_with(".localhost") || !name.contains('.')
+            }
+        };
+        if local && !self.context.asker.operator {
+            return no(
+                Code::Unauthorized,
+                "an origin at a loopback, link-local or private address needs the operator",
+                "ask the operator to set this origin, or give a public one",
+            );
+        }
+        // An operator's word covers whatever a name resolves to; a user's name is checked at each connect.
+        Ok(self.context.asker.operator)
+    }
+
+    fn create_resource(&self, c: &CreateResource) -> Decision {
+        if self
+            .state
+            .resource_named(self.project().as_str(), c.name.as_str())
+            .is_some()
+        {
+            return no(
+                Code::DuplicateName,
+                "the project has a resource of this name",
+                "choose another name",
+            );
+        }
+        let label = c.name.as_str().len() + 2 + self.project().as_str().len();
+        if label > crate::names::LABEL_MAX {
+            return no(
+                Code::TooLarge,
+                format!(
+                    "its provider domain's label would have {label} bytes of at most {}",
+                    crate::names::LABEL_MAX
+                ),
+                "choose a shorter name",
+            );
+        }
+        let regions = self.expand(&c.regions)?;
+        if c.kind == ResourceKind::Bucket && regions.len() != 1 {
+            return no(
+                Code::Conflict,
+                "a bucket is in exactly one region",
+                "name one region, or make it a cdn resource",
+            );
+        }
+        let private_origin = self.origin(&c.origin)?;
+        self.one(ResourceCreated {
+            id: ResourceId(self.context.sequence),
+            name: c.name.clone(),
+            kind: c.kind,
+            regions,
+            origin: c.origin.clone(),
+            keep_host: c.keep_host,
+            private_origin,
+        })
+    }
+
+    fn resource(&self, name: &Slug) -> Result<Resource, Rejection> {
+        self.state
+            .resource_named(self.project().as_str(), name.as_str())
+            .ok_or_else(|| not_found("resource", "chancery resource list"))
+    }
+
+    fn change_resource(&self, c: &ChangeResource) -> Decision {
+        let resource = self.resource(&c.name)?;
+        check_expect(c.expect, resource.revision)?;
+        let regions = c
+            .regions
+            .as_ref()
+            .map_or_else(|| Ok(resource.regions.clone()), |named| self.expand(named))?;
+        if resource.kind == ResourceKind::Bucket && regions.len() != 1 {
+            return no(
+                Code::Conflict,
+                "a bucket is in exactly one region",
+                "name one region",
+            );
+        }
+        for (row, _) in self.state.scan(
+            Table::Attachment,
+            &state::key::resource(resource.id),
+            None,
+            DARK_SCAN,
+        ) {
+            let host = Parts::of(&row[8..]).text();
+            let claim = self.state.claim(host, self.project().as_str());
+            let lost = claim.is_some_and(|c| {
+                c.attached
+                    .iter()
+                    .any(|(region, r)| *r == resource.id && !regions.contains(region))
+            });
+            if lost {
+                return no(
+                    Code::Conflict,
+                    "a host is attached to it in a region that it would leave",
+                    "detach the host there first",
+                );
+            }
+        }
+        let (origin, private_origin) = match &c.origin {
+            Some(origin) => (origin.clone(), self.origin(origin)?),
+            None => (resource.origin, resource.private_origin),
+        };
+        self.one(ResourceChanged {
+            id: resource.id,
+            name: resource.name,
+            regions,
+            origin,
+            keep_host: c.keep_host.unwrap_or(resource.keep_host),
+            private_origin,
+        })
+    }
+
+    fn delete_resource(&self, c: &DeleteResource) -> Decision {
+        let resource = self.resource(&c.name)?;
+        if c.confirm != c.name.as_str() {
+            return no(
+                Code::ConfirmationMismatch,
+                "the confirmation is not the exact name of the resource",
+                "repeat the name with --confirm",
+            );
+        }
+        let hosts = self.state.scan(
+            Table::Attachment,
+            &state::key::resource(resource.id),
+            None,
+            DARK_NAMED,
+        );
+        if !hosts.is_empty() {
+            let named: Vec<&str> = hosts
+                .iter()
+                .map(|(row, _)| Parts::of(&row[8..]).text())
+                .collect();
+            return no(
+                Code::Conflict,
+                format!("hosts are attached to it: {}", named.join(", ")),
+                "`chancery domain detach` them first",
+            );
+        }
+        self.one(ResourceDeleted {
+            id: resource.id,
+            name: resource.name,
+        })
+    }
+
+    // ---- domains
+
+    fn claim(&self, host: &Host) -> Result<Claim, Rejection> {
+        self.state
+            .claim(host.as_str(), self.project().as_str())
+            .filter(|c| c.status != ClaimStatus::Released)
+            .ok_or_else(|| not_found("domain in this project", "chancery domain list"))
+    }
+
+    fn proven(&self, host: &Host) -> Result<Claim, Rejection> {
+        let claim = self.claim(host)?;
+        match claim.status {
+            ClaimStatus::Proven => Ok(claim),
+            _ => no(
+                Code::DomainUnproven,
+                format!("the claim is {}", claim.status.as_str()),
+                "prove it first; `chancery domain show` tells how",
+            ),
+        }
+    }
+
+    fn attach_regions(&self, resource: &Resource, named: &[Slug]) -> Result<Vec<Slug>, Rejection> {
+        if named.is_empty() {
+            return Ok(resource.regions.clone());
+        }
+        let regions = self.expand(named)?;
+        if regions.iter().any(|r| !resource.regions.contains(r)) {
+            return no(
+                Code::Conflict,
+                "the resource is not in all of these regions",
+                "`chancery resource show` tells where it is",
+            );
+        }
+        Ok(regions)
+    }
+
+    fn add_domain(&self, c: &AddDomain) -> Decision {
+        let host = host(&c.host)?;
+        let control = self.state.control();
+        if control.is_some_and(|control| host.is_within(&control.platform_domain)) {
+            return no(
+                Code::DomainReserved,
+                "this name belongs to the platform",
+                "provider domains need no claim",
+            );
+        }
+        if host.is_public_suffix() {
+            return no(
+                Code::DomainReserved,
+                "this is a public suffix, below which everybody may have names",
+                "claim a name of your own below it",
+            );
+        }
+        if let Some(claim) = self.state.claim(host.as_str(), self.project().as_str())
+            && matches!(claim.status, ClaimStatus::Pending | ClaimStatus::Proven)
+        {
+            return no(
+                Code::DomainClaimed,
+                format!(
+                    "the project claims this host already; the claim is {}",
+                    claim.status.as_str()
+                ),
+                "`chancery domain attach` points it at another resource",
+            );
+        }
+        let mut events: Vec<Event> = vec![DomainAdded { host: host.clone() }.into()];
+        if self.context.asker.operator {
+            // An operator's word is the proof, but never against a project that holds the host.
+            if let Some(holder) = self.state.holder(host.as_str()) {
+                return no(
+                    Code::DomainClaimed,
+                    format!("project {holder} holds this host"),
+                    "`chancery domain prove --force` moves it once it was added by a user of the project",
+                );
+            }
+            events.push(
+                DomainProven {
+                    host: host.clone(),
+                    proof: Proof::Operator,
+                }
+                .into(),
+            );
+        }
+        if let Some(name) = &c.resource {
+            let resource = self.resource(name)?;
+            let regions = self.attach_regions(&resource, &c.regions)?;
+            events.push(
+                DomainAttached {
+                    host,
+                    resource: resource.id,
+                    regions,
+                }
+                .into(),
+            );
+        }
+        Ok(self.here(events))
+    }
+
+    fn prove_domain(&self, c: &ProveDomain) -> Decision {
+        self.living_project(&c.project)?;
+        let host = host(&c.host)?;
+        let claim = self
+            .state
+            .claim(host.as_str(), c.project.as_str())
+            .filter(|claim| claim.status != ClaimStatus::Released)
+            .ok_or_else(|| not_found("domain in this project", "chancery domain list"))?;
+        if claim.status == ClaimStatus::Proven {
+            return no(Code::Conflict, "the claim is proven already", "");
+        }
+        let mut events = Vec::new();
+        match self.state.holder(host.as_str()) {
+            Some(holder) if holder != c.project => {
+                if !c.force {
+                    return no(
+                        Code::DomainClaimed,
+                        format!("project {holder} holds this host"),
+                        "--force moves it to this project",
+                    );
+                }
+                // First the former holder lets go, then the new one holds: in this order at no sequence two hold it.
+                events.push((holder, DomainMoved { host: host.clone() }.into()));
+            }
+            _ => {}
+        }
+        events.push((
+            c.project.clone(),
+            DomainProven {
+                host,
+                proof: Proof::Operator,
+            }
+            .into(),
+        ));
+        Ok(events)
+    }
+
+    fn attach_domain(&self, c: &AttachDomain) -> Decision {
+        let host = host(&c.host)?;
+        let claim = self.claim(&host)?;
+        if claim.status == ClaimStatus::Moved {
+            return no(
+                Code::DomainUnproven,
+                "another project holds this host now",
+                "",
+            );
+        }
+        let resource = self.resource(&c.resource)?;
+        let regions = self.attach_regions(&resource, &c.regions)?;
+        self.one(DomainAttached {
+            host,
+            resource: resource.id,
+            regions,
+        })
+    }
+
+    fn detach_domain(&self, c: &DetachDomain) -> Decision {
+        let host = host(&c.host)?;
+        let claim = self.claim(&host)?;
+        let named = if c.regions.is_empty() {
+            claim.attached.keys().cloned().collect()
+        } else {
+            self.expand(&c.regions)?
+        };
+        let regions: Vec<Slug> = named
+            .into_iter()
+            .filter(|r| claim.attached.contains_key(r))
+            .collect();
+        if regions.is_empty() {
+            return no(
+                Code::Conflict,
+                "the host is not attached there",
+                "`chancery domain show` tells where it is",
+            );
+        }
+        self.one(DomainDetached { host, regions })
+    }
+
+    fn mode_region(&self, region: Option<&Slug>) -> Result<(), Rejection> {
+        match region {
+            Some(region) if self.state.region(region.as_str()).is_none() => {
+                Err(not_found("region", "chancery region list"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bind_domain(&self, c: &BindDomain) -> Decision {
+        let host = host(&c.host)?;
+        let claim = self.proven(&host)?;
+        check_expect(c.expect, claim.revision)?;
+        self.mode_region(c.region.as_ref())?;
+        let certificate = self.certificate(&c.certificate)?;
+        if certificate.kind != CertificateKind::Server {
+            return no(
+                Code::NotAServerCertificate,
+                "this is a CA certificate",
+                "bind a server certificate",
+            );
+        }
+        let covers = |v: &&state::Version| v.facts.names.iter().any(|name| host.covered_by(name));
+        let Some(version) = certificate.versions.iter().rev().find(covers) else {
+            let names = certificate
+                .latest()
+                .map(|v| v.facts.names.join(", "))
+                .unwrap_or_default();
+            return no(
+                Code::NameMismatch,
+                format!(
+                    "the certificate does not cover the host; it names {}",
+                    clip(&names)
+                ),
+                "bind one that names it",
+            );
+        };
+        match version.shown(self.now()) {
+            Status::Ready => {}
+            Status::Verifying => {
+                return no(
+                    Code::InProgress,
+                    "the certificate is still being verified",
+                    "wait for it: `chancery certificate wait`",
+                );
+            }
+            Status::Expired => {
+                return no(
+                    Code::Expired,
+                    "the certificate has expired",
+                    "replace it first",
+                );
+            }
+            Status::Revoked => {
+                return no(
+                    Code::Revoked,
+                    "the certificate was revoked",
+                    "replace it first",
+                );
+            }
+            Status::Error | Status::Deleted => {
+                return no(
+                    Code::Conflict,
+                    "the certificate is in error",
+                    "`chancery certificate show` tells why",
+                );
+            }
+        }
+        let regions: Vec<&Slug> = c
+            .region
+            .as_ref()
+            .map_or_else(|| claim.attached.keys().collect(), |region| vec![region]);
+        if let Some(missing) = regions.iter().find(|r| !certificate.regions.contains(r)) {
+            return no(
+                Code::Conflict,
+                format!("the certificate is not deployed to region {missing}"),
+                "`chancery certificate deploy` it there first",
+            );
+        }
+        self.one(DomainBound {
+            host,
+            certificate: certificate.id,
+            region: c.region.clone(),
+        })
+    }
+
+    fn unbind_domain(&self, c: &UnbindDomain) -> Decision {
+        let host = host(&c.host)?;
+        let claim = self.claim(&host)?;
+        check_expect(c.expect, claim.revision)?;
+        self.mode_region(c.region.as_ref())?;
+        let bound = |mode: &Mode| matches!(mode, Mode::Bound(_));
+        let any = match &c.region {
+            Some(region) => bound(&claim.mode_in(region.as_str())),
+            None => bound(&claim.mode) || claim.modes.values().any(bound),
+        };
+        if !any {
+            return no(Code::Conflict, "no certificate is bound there", "");
+        }
+        self.one(DomainUnbound {
+            host,
+            region: c.region.clone(),
+        })
+    }
+
+    fn set_https(&self, c: &SetHttps) -> Decision {
+        let host = host(&c.host)?;
+        let claim = self.claim(&host)?;
+        check_expect(c.expect, claim.revision)?;
+        self.mode_region(c.region.as_ref())?;
+        self.one(DomainHttpsSet {
+            host,
+            https: c.https,
+            region: c.region.clone(),
+        })
+    }
+
+    fn release_domain(&self, c: &ReleaseDomain) -> Decision {
+        let host = host(&c.host)?;
+        self.claim(&host)?;
+        self.one(DomainReleased { host })
+    }
+
+    // ---- certificates
+
+    fn certificate(&self, name: &Slug) -> Result<Certificate, Rejection> {
+        self.state
+            .certificate_named(self.project().as_str(), name.as_str())
+            .ok_or_else(|| not_found("certificate", "chancery certificate list"))
+    }
+
+    /// The event that a key is kept, if it is not known yet.
+    fn seal(&self, facts: &Facts) -> Option<Event> {
+        let known = self
+            .state
+            .get(Table::Key, &state::key::spki(self.project(), facts.spki))
+            .is_some();
+        (!known).then(|| {
+            KeySealed {
+                spki: facts.spki,
+                key: facts.key,
+            }
+            .into()
+        })
+    }
+
+    fn dates(&self, facts: &Facts) -> Result<(), Rejection> {
+        if self.now() >= facts.not_after {
+            return no(
+                Code::Expired,
+                format!("it expired at {}", rfc3339(facts.not_after)),
+                "renew it and add the new one",
+            );
+        }
+        if self.now() < facts.not_before {
+            return no(
+                Code::NotYetValid,
+                format!("it begins at {}", rfc3339(facts.not_before)),
+                "add it then, or check this system's clock",
+            );
+        }
+        Ok(())
+    }
+
+    fn add_certificate(&self, c: &AddCertificate) -> Decision {
+        if self
+            .state
+            .certificate_named(self.project().as_str(), c.name.as_str())
+            .is_some()
+        {
+            return no(
+                Code::DuplicateName,
+                "the project has a certificate of this name",
+                "choose another name, or use `chancery certificate replace` for a new version of it",
+            );
+        }
+        self.dates(&c.facts)?;
+        let regions = self.expand(&c.regions)?;
+        let mut events: Vec<Event> = Vec::with_capacity(2);
+        if c.kind == CertificateKind::Server {
+            events.extend(self.seal(&c.facts));
+        }
+        let id = CertificateId(self.context.sequence + events.len() as u64);
+        events.push(
+            CertificateAdded {
+                id,
+                name: c.name.clone(),
+                kind: c.kind,
+                regions,
+                standby: c.standby,
+                facts: c.facts.clone(),
+            }
+            .into(),
+        );
+        Ok(self.here(events))
+    }
+
+    fn replace_certificate(&self, c: &ReplaceCertificate) -> Decision {
+        let certificate = self.certificate(&c.name)?;
+        check_expect(c.expect, certificate.revision)?;
+        self.dates(&c.facts)?;
+        if let Some(same) = certificate
+            .versions
+            .iter()
+            .find(|v| v.facts.fingerprint == c.facts.fingerprint)
+        {
+            return no(
+                Code::Conflict,
+                format!("this is version {} of it already", same.version),
+                "",
+            );
+        }
+        if certificate.versions.len() >= VERSIONS_MAX {
+            return no(
+                Code::TooLarge,
+                format!("it has {VERSIONS_MAX} versions, the most that one certificate keeps"),
+                "add it under a new name and delete this one",
+            );
+        }
+        let mut events: Vec<Event> = Vec::with_capacity(2);
+        if certificate.kind == CertificateKind::Server {
+            events.extend(self.seal(&c.facts));
+        }
+        let version = certificate.latest().map_or(1, |v| v.version + 1);
+        events.push(
+            CertificateReplaced {
+                id: certificate.id,
+                version,
+                facts: c.facts.clone(),
+            }
+            .into(),
+        );
+        Ok(self.here(events))
+    }
+
+    fn deploy_certificate(&self, c: &DeployCertificate) -> Decision {
+        let certificate = self.certificate(&c.name)?;
+        check_expect(c.expect, certificate.revision)?;
+        let regions: Vec<Slug> = self
+            .expand(&c.regions)?
+            .into_iter()
+            .filter(|r| !certificate.regions.contains(r))
+            .collect();
+        if regions.is_empty() {
+            return no(
+                Code::Conflict,
+                "it is deployed to all of these regions already",
+                "",
+            );
+        }
+        self.one(CertificateDeployed {
+            id: certificate.id,
+            regions,
+        })
+    }
+
+    fn withdraw_certificate(&self, c: &WithdrawCertificate) -> Decision {
+        let certificate = self.certificate(&c.name)?;
+        check_expect(c.expect, certificate.revision)?;
+        let regions: Vec<Slug> = self
+            .expand(&c.regions)?
+            .into_iter()
+            .filter(|r| certificate.regions.contains(r))
+            .collect();
+        if regions.is_empty() {
+            return no(
+                Code::Conflict,
+                "it is deployed to none of these regions",
+                "`chancery certificate show` tells where it is",
+            );
+        }
+        if certificate
+            .versions
+            .iter()
+            .any(|v| v.status == Status::Verifying)
+        {
+            return no(
+                Code::InProgress,
+                "it is still being verified",
+                "wait for it: `chancery certificate wait`",
+            );
+        }
+        self.guard(&certificate, &regions, c.force)?;
+        self.one(CertificateWithdrawn {
+            id: certificate.id,
+            regions,
+        })
+    }
+
+    fn delete_certificate(&self, c: &DeleteCertificate) -> Decision {
+        let certificate = self.certificate(&c.name)?;
+        check_expect(c.expect, certificate.revision)?;
+        if c.confirm != certificate.name.as_str() {
+            return no(
+                Code::ConfirmationMismatch,
+                "the confirmation is not the exact name of the certificate",
+                "repeat the name with --confirm",
+            );
+        }
+        if certificate
+            .versions
+            .iter()
+            .any(|v| v.status == Status::Verifying)
+        {
+            return no(
+                Code::InProgress,
+                "it is still being verified",
+                "wait for it: `chancery certificate wait`",
+            );
+        }
+        let dark = self.guard(&certificate, &certificate.regions, c.force)?;
+        let mut events: Vec<Event> = vec![
+            CertificateDeleted {
+                id: certificate.id,
+                name: certificate.name.clone(),
+                dark,
+            }
+            .into(),
+        ];
+        if certificate.kind == CertificateKind::Server {
+            let mut keys: Vec<(crate::names::Digest, u32)> = Vec::new();
+            for version in &certificate.versions {
+                match keys
+                    .iter_mut()
+                    .find(|(spki, _)| *spki == version.facts.spki)
+                {
+                    Some((_, users)) => *users += 1,
+                    None => keys.push((version.facts.spki, 1)),
+                }
+            }
+            for (spki, users) in keys {
+                let row: Option<state::Key> = self
+                    .state
+                    .row(Table::Key, &state::key::spki(self.project(), spki));
+                if row.is_some_and(|key| key.users <= users) {
+                    events.push(KeyDestroyed { spki }.into());
+                }
+            }
+        }
+        Ok(self.here(events))
+    }
+
+    /// Refuses to take a certificate out of regions where live hosts have no other; with `force`, names the hosts that go dark.
+    fn guard(
+        &self,
+        certificate: &Certificate,
+        regions: &[Slug],
+        force: bool,
+    ) -> Result<Vec<Host>, Rejection> {
+        let dark = self.goes_dark(certificate, regions);
+        if dark.is_empty() || force {
+            return Ok(dark);
+        }
+        let named: Vec<&str> = dark.iter().map(Host::as_str).collect();
+        let more = if dark.len() == DARK_NAMED {
+            " and perhaps more"
+        } else {
+            ""
+        };
+        no(
+            Code::LastUsable,
+            format!("these hosts would lose HTTPS: {}{more}", named.join(", ")),
+            "add another certificate for them first, or use --force",
+        )
+    }
+
+    /// Hosts that this certificate serves now in these regions and that have no other; at most [`DARK_NAMED`].
+    fn goes_dark(&self, certificate: &Certificate, regions: &[Slug]) -> Vec<Host> {
+        let mut dark = Vec::new();
+        if certificate.kind != CertificateKind::Server {
+            return dark;
+        }
+        let mut names: Vec<&String> = certificate
+            .versions
+            .iter()
+            .flat_map(|v| &v.facts.names)
+            .collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let Ok(covered) = Host::parse(name) else {
+                continue;
+            };
+            self.dark_host(certificate, &covered, regions, &mut dark);
+            if covered.is_wildcard() && !self.covered_elsewhere(certificate, &covered, regions) {
+                let below = state::key::pair(self.project(), covered.parent());
+                for (row, _) in self.state.scan(Table::ClaimBelow, &below, None, DARK_SCAN) {
+                    if let Ok(host) = Host::parse(Parts::of(&row[below.len()..]).text()) {
+                        self.dark_host(certificate, &host, regions, &mut dark);
+                    }
+                    if dark.len() >= DARK_NAMED {
+                        return dark;
+                    }
+                }
+            }
+            if dark.len() >= DARK_NAMED {
+                return dark;
+            }
+        }
+        dark
+    }
+
+    fn dark_host(
+        &self,
+        certificate: &Certificate,
+        host: &Host,
+        regions: &[Slug],
+        dark: &mut Vec<Host>,
+    ) {
+        if dark.contains(host) {
+            return;
+        }
+        for region in regions {
+            let Some(served) = state::served(self.state, host, region.as_str()) else {
+                continue;
+            };
+            if served.project != *self.project()
+                || served.resource.is_none()
+                || served.mode == Mode::Off
+            {
+                continue;
+            }
+            let candidates = state::candidates(self.state, self.project(), host, region.as_str());
+            let mut usable = candidates
+                .iter()
+                .filter(|c| c.usable(self.now()))
+                .peekable();
+            if usable.peek().is_some() && usable.all(|c| c.certificate == certificate.id) {
+                dark.push(host.clone());
+                return;
+            }
+        }
+    }
+
+    /// Whether another usable certificate names the same wildcard in each of these regions: then nothing below it goes dark.
+    fn covered_elsewhere(&self, certificate: &Certificate, name: &Host, regions: &[Slug]) -> bool {
+        let others: Vec<Certificate> = self
+            .state
+            .covering(self.project(), name.as_str())
+            .into_iter()
+            .filter(|c| c.id != certificate.id)
+            .collect();
+        regions.iter().all(|region| {
+            others.iter().any(|c| {
+                c.candidates(region.as_str(), name.as_str())
+                    .any(|candidate| candidate.usable(self.now()))
+            })
+        })
+    }
+
+    fn version(&self, id: CertificateId, version: u32) -> Result<(Certificate, Status), Rejection> {
+        let certificate = self.state.certificate(id).filter(|c| !c.deleted);
+        match certificate
+            .as_ref()
+            .and_then(|c| c.version(version))
+            .map(|v| v.status)
+        {
+            Some(status) => Ok((
+                certificate.ok_or_else(|| not_found("certificate", "chancery certificate list"))?,
+                status,
+            )),
+            None => Err(not_found("version", "chancery certificate show")),
+        }
+    }
+
+    fn verify_certificate(&self, c: &VerifyCertificate) -> Decision {
+        let (certificate, status) = self.version(c.id, c.version)?;
+        if status != Status::Verifying {
+            return no(Code::Conflict, "it is not being verified", "");
+        }
+        let event: Event = match &c.verdict {
+            Ok(trust) => CertificateVerified {
+                id: c.id,
+                version: c.version,
+                trust: *trust,
+            }
+            .into(),
+            Err(reasons) => CertificateFailed {
+                id: c.id,
+                version: c.version,
+                reasons: reasons.clone(),
+            }
+            .into(),
+        };
+        Ok(vec![(certificate.project, event)])
+    }
+
+    fn expire_certificate(&self, c: &ExpireCertificate) -> Decision {
+        let (certificate, status) = self.version(c.id, c.version)?;
+        let ended = certificate
+            .version(c.version)
+            .is_some_and(|v| self.now() >= v.facts.not_after);
+        if !ended || status == Status::Expired {
+            return no(
+                Code::Conflict,
+                "its end has not come, or was noted already",
+                "",
+            );
+        }
+        Ok(vec![(
+            certificate.project,
+            CertificateExpired {
+                id: c.id,
+                version: c.version,
+            }
+            .into(),
+        )])
+    }
+
+    fn revoke_certificate(&self, c: &RevokeCertificate) -> Decision {
+        let (certificate, status) = self.version(c.id, c.version)?;
+        if status == Status::Revoked {
+            return no(Code::Conflict, "it is revoked already", "");
+        }
+        Ok(vec![(
+            certificate.project,
+            CertificateRevoked {
+                id: c.id,
+                version: c.version,
+            }
+            .into(),
+        )])
+    }
+}
+
+/// Whether an IPv4 address is one that an edge may connect to without an operator's word.
+pub fn public_v4(address: std::net::Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !(address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_broadcast()
+        || address.is_multicast()
+        || address.is_documentation()
+        || a == 0
+        || a >= 240
+        // Shared address space (RFC 6598), protocol assignments (RFC 6890) and benchmarking (RFC 2544).
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (b == 18 || b == 19)))
+}
+
+/// Whether an IPv6 address is one that an edge may connect to without an operator's word.
+pub fn public_v6(address: std::net::Ipv6Addr) -> bool {
+    if let Some(v4) = address.to_ipv4_mapped() {
+        return public_v4(v4);
+    }
+    let [s0, s1, ..] = address.segments();
+    // Only global unicast (RFC 4291), less the ranges in it that embed other addresses: NAT64 and 6to4 may lead anywhere.
+    (s0 & 0xe000) == 0x2000
+        && !(s0 == 0x2001 && s1 == 0xdb8)
+        && !(s0 == 0x2001 && s1 < 0x200)
+        && s0 != 0x2002
+}
+
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn rfc3339(seconds: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|t| {
+            t.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_else(|| format!("{seconds} seconds after 1970"))
+}
+
+/// Rights: which subjects of a project somebody may use.
+pub mod rights {
+    /// What a member may do by default: everything of its own project.
+    pub fn member() -> Vec<String> {
+        ["cmd.>", "queue.>", "query.>", "evt.>"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Whether this is a pattern: `cmd`, `queue`, `query` or `evt`, then tokens, `*` or a final `>`.
+    pub fn well_formed(right: &str) -> bool {
+        let mut tokens = right.split('.');
+        if right.len() > 128 || !matches!(tokens.next(), Some("cmd" | "queue" | "query" | "evt")) {
+            return false;
+        }
+        let rest: Vec<&str> = tokens.collect();
+        let literal = |t: &str| {
+            !t.is_empty()
+                && t.bytes()
+                    .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        };
+        !rest.is_empty()
+            && rest.len() <= 3
+            && rest
+                .iter()
+                .enumerate()
+                .all(|(i, t)| literal(t) || *t == "*" || (*t == ">" && i + 1 == rest.len()))
+    }
+
+    /// Whether a set of rights allows a subject such as `cmd.certificate.add`.
+    pub fn allow(rights: &[String], subject: &str) -> bool {
+        rights.iter().any(|right| matches(right, subject))
+    }
+
+    fn matches(pattern: &str, subject: &str) -> bool {
+        let mut subject = subject.split('.');
+        for token in pattern.split('.') {
+            if token == ">" {
+                return subject.next().is_some();
+            }
+            match subject.next() {
+                Some(part) if token == "*" || token == part => {}
+                _ => return false,
+            }
+        }
+        subject.next().is_none()
+    }
+}
+
+/// The ranked candidates of a host in a region, as the state has them now.
+pub fn ranking(
+    state: &impl Read,
+    host: &Host,
+    region: &str,
+) -> Option<(state::Served, Vec<selection::Candidate>)> {
+    let served = state::served(state, host, region)?;
+    let mut ranked = if served.resource.is_some() {
+        state::candidates(state, &served.project, host, region)
+    } else {
+        Vec::new()
+    };
+    selection::rank(selection::Policy::default(), served.mode, &mut ranked);
+    Some((served, ranked))
+}

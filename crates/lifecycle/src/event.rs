@@ -1,1 +1,467 @@
-//! event
+//! What happened. These are the `data` of the log's events; the envelope around them is `wire`'s.
+//!
+//! Stored shapes: a field, once written, stays. A change of meaning is a new version of the event's type with an upcast
+//! from the old one, and a golden file for each holds them in place.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{CertificateId, Digest, Host, ResourceId, Slug};
+use crate::rejection::Reason;
+use crate::selection::KeyKind;
+
+/// The kind of a certificate.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateKind {
+    /// Chain and key, served to clients.
+    #[default]
+    Server,
+    /// A CA that client certificates are checked against. Never a key.
+    Ca,
+}
+
+/// Whom a chain is trusted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// A path to a public root was found.
+    Public,
+    /// It ends at a CA that is not publicly trusted.
+    Private,
+    /// The leaf signed itself.
+    SelfSigned,
+}
+
+/// The kind of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResourceKind {
+    /// An object storage bucket, in exactly one region.
+    Bucket,
+    /// A CDN resource, in one or more regions.
+    Cdn,
+    /// A load balancer's listener, in one or more regions.
+    Listener,
+}
+
+/// How a claim was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// An operator vouched for it.
+    Operator,
+}
+
+/// HTTPS on or off, as people command it. `bound` is reached by `bind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Https {
+    /// Selection decides.
+    Auto,
+    /// No HTTPS.
+    Off,
+}
+
+/// What is known of one version of a certificate from its bytes alone, so that a replay parses no DER.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// SHA-256 of the leaf's DER.
+    pub fingerprint: Digest,
+    /// SHA-256 of each certificate's DER, leaf first. The bytes are in the content store.
+    pub chain: Vec<Digest>,
+    /// DNS names of the leaf, lower-case A-labels, wildcards included; at most 250.
+    pub names: Vec<String>,
+    /// First second of validity, Unix time.
+    pub not_before: i64,
+    /// Last second of validity, Unix time.
+    pub not_after: i64,
+    /// The leaf's key.
+    pub key: KeyKind,
+    /// SHA-256 of the leaf's SubjectPublicKeyInfo.
+    pub spki: Digest,
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields)]
+            pub struct $variant { $($(#[$fdoc])* pub $field: $type,)* }
+
+            impl From<$variant> for Event {
+                fn from(event: $variant) -> Self { Event::$variant(event) }
+            }
+        )*
+
+        /// An event's `data` with its noun and fact.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[$doc])* $variant($variant),)*
+        }
+
+        impl Event {
+            /// The names of all events, `<noun>.<fact>`.
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// `<noun>.<fact>`.
+            pub fn name(&self) -> &'static str {
+                match self { $(Event::$variant(_) => $name,)* }
+            }
+
+            /// The data as JSON.
+            ///
+            /// # Errors
+            /// Those of the serializer.
+            pub fn serialize_data<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                match self { $(Event::$variant(data) => data.serialize(to),)* }
+            }
+
+            /// Reads the data of the event of this name. None: there is no such event.
+            pub fn deserialize_data<'de, D: serde::Deserializer<'de>>(name: &str, from: D) -> Option<Result<Self, D::Error>> {
+                match name { $($name => Some($variant::deserialize(from).map(Event::$variant)),)* _ => None }
+            }
+        }
+    };
+}
+
+events! {
+    /// The log begins.
+    ControlGenesis = "control.genesis" {
+        /// The log's id, a UUID.
+        log: String,
+        /// The feed signer, Ed25519 public key.
+        signer: Digest,
+        /// The domain below which provider domains live.
+        platform_domain: String,
+    }
+    /// A control node became the writer. What its predecessor had in flight can no longer be committed.
+    ControlLeaderElected = "control.leader-elected" {
+        /// The node's name.
+        node: String,
+        /// Rises by one with each.
+        epoch: u64,
+    }
+    /// A project was created.
+    ProjectCreated = "project.created" {
+        /// Its id.
+        project: Slug,
+    }
+    /// A project was suspended: nothing of it is served, its commands are refused.
+    ProjectSuspended = "project.suspended" {
+        /// Its id.
+        project: Slug,
+    }
+    /// A suspended project is served again.
+    ProjectResumed = "project.resumed" {
+        /// Its id.
+        project: Slug,
+    }
+    /// A project ended. Its id is never used again.
+    ProjectDeleted = "project.deleted" {
+        /// Its id.
+        project: Slug,
+    }
+    /// Somebody may act for a project.
+    AccessCreated = "access.created" {
+        /// The project.
+        project: Slug,
+        /// The opaque id of the actor.
+        actor: Slug,
+        /// The NKEY user public key.
+        nkey: String,
+        /// Subject patterns below the project, as `cmd.certificate.*`.
+        rights: Vec<String>,
+        /// When it ends, Unix seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires: Option<i64>,
+    }
+    /// Somebody may no longer act for a project.
+    AccessRevoked = "access.revoked" {
+        /// The project.
+        project: Slug,
+        /// The actor.
+        actor: Slug,
+        /// The NKEY user public key.
+        nkey: String,
+    }
+    /// A region was created, with the first version of its key.
+    RegionCreated = "region.created" {
+        /// Its name.
+        region: Slug,
+        /// The public half of its key, X25519.
+        key: Digest,
+        /// The version of its key.
+        key_version: u32,
+    }
+    /// A country was given its set of regions.
+    RegionCountrySet = "region.country-set" {
+        /// The country.
+        country: Slug,
+        /// The regions.
+        regions: Vec<Slug>,
+    }
+    /// An edge joined a region.
+    RegionEdgeEnrolled = "region.edge-enrolled" {
+        /// The region.
+        region: Slug,
+        /// The edge's name.
+        edge: Slug,
+        /// Its NKEY user public key.
+        nkey: String,
+        /// Its HPKE public key, X25519.
+        hpke: Digest,
+        /// The one-time token that it used, by its id.
+        token: String,
+    }
+    /// An edge was put out of a region.
+    RegionEdgeEvicted = "region.edge-evicted" {
+        /// The region.
+        region: Slug,
+        /// The edge's name.
+        edge: Slug,
+        /// Its NKEY user public key.
+        nkey: String,
+    }
+    /// A region got the next version of its key.
+    RegionKeyRotated = "region.key-rotated" {
+        /// The region.
+        region: Slug,
+        /// The public half, X25519.
+        key: Digest,
+        /// The version.
+        key_version: u32,
+    }
+    /// What the healthy edges of a region serve.
+    RegionApplied = "region.applied" {
+        /// The region.
+        region: Slug,
+        /// The sequence that every healthy edge has applied.
+        applied: u64,
+        /// How many edges are healthy.
+        of: u32,
+        /// The healthy edges that are behind the most advanced one.
+        behind: Vec<Slug>,
+    }
+    /// A resource was created.
+    ResourceCreated = "resource.created" {
+        /// Its id.
+        id: ResourceId,
+        /// Its name.
+        name: Slug,
+        /// Its kind.
+        kind: ResourceKind,
+        /// Its regions.
+        regions: Vec<Slug>,
+        /// Its origin URL.
+        origin: String,
+        /// Whether the client's Host is passed on.
+        keep_host: bool,
+        /// Whether an operator allowed an origin at a private address.
+        private_origin: bool,
+    }
+    /// A resource was changed. All that can change is given, changed or not.
+    ResourceChanged = "resource.changed" {
+        /// Its id.
+        id: ResourceId,
+        /// Its name.
+        name: Slug,
+        /// Its regions.
+        regions: Vec<Slug>,
+        /// Its origin URL.
+        origin: String,
+        /// Whether the client's Host is passed on.
+        keep_host: bool,
+        /// Whether an operator allowed an origin at a private address.
+        private_origin: bool,
+    }
+    /// A resource was deleted; its name is free again.
+    ResourceDeleted = "resource.deleted" {
+        /// Its id.
+        id: ResourceId,
+        /// Its name.
+        name: Slug,
+    }
+    /// A project claims a host.
+    DomainAdded = "domain.added" {
+        /// The host.
+        host: Host,
+    }
+    /// A claim was proven; the project holds the host.
+    DomainProven = "domain.proven" {
+        /// The host.
+        host: Host,
+        /// How.
+        proof: Proof,
+    }
+    /// A host was attached to a resource in some regions.
+    DomainAttached = "domain.attached" {
+        /// The host.
+        host: Host,
+        /// The resource.
+        resource: ResourceId,
+        /// Where.
+        regions: Vec<Slug>,
+    }
+    /// A host was detached in some regions.
+    DomainDetached = "domain.detached" {
+        /// The host.
+        host: Host,
+        /// Where.
+        regions: Vec<Slug>,
+    }
+    /// A certificate was put first for a host.
+    DomainBound = "domain.bound" {
+        /// The host.
+        host: Host,
+        /// The certificate.
+        certificate: CertificateId,
+        /// Where; None: everywhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<Slug>,
+    }
+    /// A host went back to `auto`.
+    DomainUnbound = "domain.unbound" {
+        /// The host.
+        host: Host,
+        /// Where; None: everywhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<Slug>,
+    }
+    /// HTTPS was set to `auto` or `off` for a host.
+    DomainHttpsSet = "domain.https-set" {
+        /// The host.
+        host: Host,
+        /// What it is now.
+        https: Https,
+        /// Where; None: everywhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<Slug>,
+    }
+    /// Another project proved the host; this claim no longer holds it.
+    DomainMoved = "domain.moved" {
+        /// The host.
+        host: Host,
+    }
+    /// A project gave a host up.
+    DomainReleased = "domain.released" {
+        /// The host.
+        host: Host,
+    }
+    /// A certificate came in under a new name.
+    CertificateAdded = "certificate.added" {
+        /// Its id.
+        id: CertificateId,
+        /// Its name.
+        name: Slug,
+        /// Its kind.
+        kind: CertificateKind,
+        /// Where it is deployed.
+        regions: Vec<Slug>,
+        /// Whether it is a backup that never goes live by being uploaded.
+        standby: bool,
+        /// What its bytes say.
+        facts: Facts,
+    }
+    /// A version was verified and is ready.
+    CertificateVerified = "certificate.verified" {
+        /// Its id.
+        id: CertificateId,
+        /// The version.
+        version: u32,
+        /// Whom it is trusted by.
+        trust: Trust,
+    }
+    /// Verification of a version failed.
+    CertificateFailed = "certificate.failed" {
+        /// Its id.
+        id: CertificateId,
+        /// The version.
+        version: u32,
+        /// Why.
+        reasons: Vec<Reason>,
+    }
+    /// A new version came in under the same name. It keeps the place.
+    CertificateReplaced = "certificate.replaced" {
+        /// Its id.
+        id: CertificateId,
+        /// The new version.
+        version: u32,
+        /// What its bytes say.
+        facts: Facts,
+    }
+    /// A certificate was deployed to further regions.
+    CertificateDeployed = "certificate.deployed" {
+        /// Its id.
+        id: CertificateId,
+        /// The regions that are new.
+        regions: Vec<Slug>,
+    }
+    /// A certificate was withdrawn from regions.
+    CertificateWithdrawn = "certificate.withdrawn" {
+        /// Its id.
+        id: CertificateId,
+        /// From where.
+        regions: Vec<Slug>,
+    }
+    /// A version reached its end.
+    CertificateExpired = "certificate.expired" {
+        /// Its id.
+        id: CertificateId,
+        /// The version.
+        version: u32,
+    }
+    /// A version was revoked and is served no more.
+    CertificateRevoked = "certificate.revoked" {
+        /// Its id.
+        id: CertificateId,
+        /// The version.
+        version: u32,
+    }
+    /// A certificate was deleted with all its versions; its name is free again.
+    CertificateDeleted = "certificate.deleted" {
+        /// Its id.
+        id: CertificateId,
+        /// Its name.
+        name: Slug,
+        /// Hosts that it left without HTTPS, at most 20 named.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        dark: Vec<Host>,
+    }
+    /// A private key was sealed and is kept.
+    KeySealed = "key.sealed" {
+        /// SHA-256 of its SubjectPublicKeyInfo.
+        spki: Digest,
+        /// Its kind.
+        key: KeyKind,
+    }
+    /// A private key lost its last user and was removed.
+    KeyDestroyed = "key.destroyed" {
+        /// SHA-256 of its SubjectPublicKeyInfo.
+        spki: Digest,
+    }
+    /// The answer to a command was no.
+    CommandRejected = "command.rejected" {
+        /// What was asked, `<noun>.<verb>`.
+        command: String,
+        /// Why.
+        reasons: Vec<Reason>,
+    }
+}
+
+/// An event at its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its place, from 1.
+    pub sequence: u64,
+    /// The project that it belongs to.
+    pub project: Slug,
+    /// When it was decided, Unix microseconds. Never less than the event before.
+    pub time: i64,
+    /// Who caused it: an opaque id, or `_<role>` for the system's own actors.
+    pub actor: String,
+    /// What happened.
+    pub event: Event,
+}

@@ -1,1 +1,125 @@
-//! history
+//! What a region was to serve for a host at a sequence of the past, from the histories alone.
+//!
+//! Each change of a claim or a certificate leaves the row as it became under its sequence, so that a question about any
+//! moment reads a handful of rows and replays nothing.
+
+use crate::names::{CertificateId, Host, Slug};
+use crate::selection::{self, Candidate, Mode};
+use crate::state::{Applied, Certificate, Claim, Resource, Served, State, key, names_for};
+use crate::store::{Parts, Read, Table, decode};
+
+/// A row of a history as of a sequence.
+fn as_of<T: serde::de::DeserializeOwned>(
+    state: &impl Read,
+    table: Table,
+    key_of: Vec<u8>,
+    sequence: u64,
+) -> Option<(u64, T)> {
+    let upper = key::at(key_of.clone(), sequence);
+    let (row, value) = state.last(table, &key_of, &upper)?;
+    (row.len() == upper.len()).then(|| (Parts::of(&row[key_of.len()..]).number(), decode(&value)))
+}
+
+/// What a region was to serve, and since which event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Who answered.
+    pub served: Served,
+    /// The candidates, ranked; dates are still to be compared.
+    pub ranked: Vec<Candidate>,
+    /// The certificates among them, as they were.
+    pub certificates: Vec<Certificate>,
+    /// The sequence of the latest event that any of this rests on.
+    pub since: u64,
+}
+
+/// Who served a host in a region as of a sequence, and with which candidates.
+pub fn ranking_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Option<Past> {
+    let (served, mut since) = served_at(state, host, region, sequence)?;
+    let mut certificates: Vec<Certificate> = Vec::new();
+    let mut ranked: Vec<Candidate> = Vec::new();
+    for name in names_for(host) {
+        let prefix = key::pair(&served.project, &name);
+        for (row, _) in state.scan(Table::CoverEver, &prefix, None, usize::MAX) {
+            let id = CertificateId(Parts::of(&row[prefix.len()..]).number());
+            let Some((changed, certificate)) = as_of::<Certificate>(
+                state,
+                Table::CertificateHistory,
+                key::certificate(id),
+                sequence,
+            ) else {
+                continue;
+            };
+            since = since.max(changed);
+            let known = certificates.iter().any(|c| c.id == id);
+            for candidate in certificate.candidates(region, &name) {
+                if !ranked.iter().any(|c| {
+                    c.certificate == candidate.certificate && c.version == candidate.version
+                }) {
+                    ranked.push(candidate);
+                }
+            }
+            if !known {
+                certificates.push(certificate);
+            }
+        }
+    }
+    if served.resource.is_none() {
+        ranked.clear();
+    }
+    selection::rank(selection::Policy::default(), served.mode, &mut ranked);
+    Some(Past {
+        served,
+        ranked,
+        certificates,
+        since,
+    })
+}
+
+fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Option<(Served, u64)> {
+    let control = state.control()?;
+    if host.is_within(&control.platform_domain) {
+        let label = host
+            .as_str()
+            .strip_suffix(&format!(".{region}.{}", control.platform_domain))?;
+        let (name, project) = label.split_once("--")?;
+        let resource: Resource = state.resource_named(project, name)?;
+        let there =
+            resource.id.0 <= sequence && resource.regions.iter().any(|r| r.as_str() == region);
+        return there.then(|| {
+            (
+                Served {
+                    project: Slug::platform(),
+                    resource: Some(resource.id),
+                    mode: Mode::Auto,
+                    claim: None,
+                },
+                resource.id.0,
+            )
+        });
+    }
+    for name in names_for(host) {
+        let holder = as_of::<Option<Slug>>(state, Table::HolderHistory, key::text(&name), sequence);
+        if let Some((held, Some(project))) = holder {
+            let (changed, claim) = as_of::<Claim>(
+                state,
+                Table::ClaimHistory,
+                key::pair(&name, &project),
+                sequence,
+            )?;
+            let served = Served {
+                project,
+                resource: claim.attached.get(region).copied(),
+                mode: claim.mode_in(region),
+                claim: Some(claim),
+            };
+            return Some((served, held.max(changed)));
+        }
+    }
+    None
+}
+
+/// What the edges of a region had last reported by a sequence.
+pub fn applied_at(state: &impl Read, region: &str, sequence: u64) -> Option<(u64, Applied)> {
+    as_of(state, Table::AppliedHistory, key::text(region), sequence)
+}

@@ -39,10 +39,14 @@ pub enum Error {
     #[error("this name is reserved")]
     Reserved,
     /// Not a host name: an address, an empty label, or a character that host names cannot have.
-    #[error("this is not a host name (letters, digits and hyphens in dot-separated labels, at most 253 characters)")]
+    #[error(
+        "this is not a host name (letters, digits and hyphens in dot-separated labels, at most 253 characters)"
+    )]
     Host,
     /// A wildcard somewhere else than as the whole first label, or straight below a top-level domain.
-    #[error("a wildcard must be the whole first label and stand below at least two labels, as in *.example.com")]
+    #[error(
+        "a wildcard must be the whole first label and stand below at least two labels, as in *.example.com"
+    )]
     Wildcard,
 }
 
@@ -89,7 +93,10 @@ impl Slug {
         if text.len() < min || text.len() > max {
             return Err(Error::Length { min, max });
         }
-        if !text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+        if !text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        {
             return Err(Error::Character);
         }
         if text.starts_with('-') || text.ends_with('-') || text.contains("--") {
@@ -161,33 +168,50 @@ impl Host {
         if base.contains('*') {
             return Err(Error::Wildcard);
         }
-        let base = if base.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.')) && !base.contains("xn--") {
+        let base = if base
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+            && !base.contains("xn--")
+        {
             base.to_ascii_lowercase()
         } else {
             idna::domain_to_ascii_cow(base.as_bytes(), idna::AsciiDenyList::STD3)
                 .map_err(|_| Error::Host)?
                 .into_owned()
         };
-        let whole = if wildcard { format!("*.{base}") } else { base.clone() };
+        let whole = if wildcard {
+            format!("*.{base}")
+        } else {
+            base.clone()
+        };
         if whole.len() > HOST_MAX {
             return Err(Error::Host);
         }
         let labels: Vec<&str> = base.split('.').collect();
         if labels.len() < 2 {
-            return Err(if wildcard { Error::Wildcard } else { Error::Host });
+            return Err(if wildcard {
+                Error::Wildcard
+            } else {
+                Error::Host
+            });
         }
         let proper = |label: &&str| {
             !label.is_empty()
                 && label.len() <= LABEL_MAX
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+                && label
+                    .bytes()
+                    .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         };
         if !labels.iter().all(proper) {
             return Err(Error::Host);
         }
         // A name whose last label is a number is read as an IPv4 address by browsers (WHATWG URL, "ends in a number").
-        if labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        if labels
+            .last()
+            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+        {
             return Err(Error::Host);
         }
         Ok(Self(whole))
@@ -219,13 +243,20 @@ impl Host {
 
     /// Whether a certificate name covers this host: the same name, or a wildcard one level above (RFC 9525 section 6.3).
     pub fn covered_by(&self, name: &str) -> bool {
-        self.0 == name || (!self.is_wildcard() && name.strip_prefix("*.").is_some_and(|base| base == self.parent()))
+        self.0 == name
+            || (!self.is_wildcard()
+                && name
+                    .strip_prefix("*.")
+                    .is_some_and(|base| base == self.parent()))
     }
 
     /// Whether the host is the domain itself or below it.
     pub fn is_within(&self, domain: &str) -> bool {
         let base = self.0.strip_prefix("*.").unwrap_or(&self.0);
-        base == domain || base.strip_suffix(domain).is_some_and(|head| head.ends_with('.'))
+        base == domain
+            || base
+                .strip_suffix(domain)
+                .is_some_and(|head| head.ends_with('.'))
     }
 
     /// Whether this is a public suffix, or a wildcard straight below one, by the Public Suffix List: names that belong to
@@ -337,14 +368,23 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| Error::Character)?;
-        bytes.try_into().map(Self).map_err(|_| Error::Length { min: 64, max: 64 })
+        let bytes = data_encoding::HEXLOWER
+            .decode(text.as_bytes())
+            .map_err(|_| Error::Character)?;
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| Error::Length { min: 64, max: 64 })
     }
 }
 
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if to.is_human_readable() { to.collect_str(self) } else { self.0.serialize(to) }
+        if to.is_human_readable() {
+            to.collect_str(self)
+        } else {
+            self.0.serialize(to)
+        }
     }
 }
 
@@ -352,7 +392,8 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         if from.is_human_readable() {
             let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
-            text.parse().map_err(|_| serde::de::Error::custom("not a SHA-256 digest in lower-case hex"))
+            text.parse()
+                .map_err(|_| serde::de::Error::custom("not a SHA-256 digest in lower-case hex"))
         } else {
             <[u8; 32]>::deserialize(from).map(Self)
         }
@@ -372,7 +413,11 @@ mod tests {
             ("*.Example.com", "*.example.com"),
             ("a-b.c--d.example", "a-b.c--d.example"),
         ] {
-            assert_eq!(Host::parse(typed).map(String::from), Ok(host.to_owned()), "{typed}");
+            assert_eq!(
+                Host::parse(typed).map(String::from),
+                Ok(host.to_owned()),
+                "{typed}"
+            );
         }
     }
 
@@ -408,14 +453,27 @@ mod tests {
         assert!(host("*.example.com").covered_by("*.example.com"));
         assert!(!host("*.b.example.com").covered_by("*.example.com"));
         assert!(!host("*.example.com").covered_by("www.example.com"));
-        assert_eq!(host("www.example.com").wildcard(), Some(host("*.example.com")));
+        assert_eq!(
+            host("www.example.com").wildcard(),
+            Some(host("*.example.com"))
+        );
         assert_eq!(host("example.com").wildcard(), None);
     }
 
     #[test]
     fn public_suffixes_are_known() {
-        for (name, is) in [("co.uk", true), ("*.co.uk", true), ("github.io", true), ("example.co.uk", false), ("*.example.com", false)] {
-            assert_eq!(Host::parse(name).expect("a host").is_public_suffix(), is, "{name}");
+        for (name, is) in [
+            ("co.uk", true),
+            ("*.co.uk", true),
+            ("github.io", true),
+            ("example.co.uk", false),
+            ("*.example.com", false),
+        ] {
+            assert_eq!(
+                Host::parse(name).expect("a host").is_public_suffix(),
+                is,
+                "{name}"
+            );
         }
     }
 

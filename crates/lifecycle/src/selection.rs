@@ -91,7 +91,13 @@ pub fn rank(policy: Policy, mode: Mode, candidates: &mut Vec<Candidate>) {
         }
     };
     candidates.sort_by_key(|c| {
-        std::cmp::Reverse((bound == Some(c.certificate), !c.standby, c.exact, c.place, c.version))
+        std::cmp::Reverse((
+            bound == Some(c.certificate),
+            !c.standby,
+            c.exact,
+            c.place,
+            c.version,
+        ))
     });
 }
 
@@ -110,7 +116,12 @@ pub fn active(ranked: &[Candidate], now: i64) -> Option<&Candidate> {
 pub fn runway(ranked: &[Candidate], now: i64) -> Option<i64> {
     let mut until = now;
     // Each turn either reaches further or ends the loop, and there are no more reaches than candidates.
-    while let Some(next) = ranked.iter().filter(|c| c.usable(until)).map(|c| c.not_after).max() {
+    while let Some(next) = ranked
+        .iter()
+        .filter(|c| c.usable(until))
+        .map(|c| c.not_after)
+        .max()
+    {
         until = next;
     }
     (until > now).then_some(until)
@@ -118,5 +129,9 @@ pub fn runway(ranked: &[Candidate], now: i64) -> Option<i64> {
 
 /// The next second after `now` at which the usable chain changes, so that whoever cached it knows when to look again.
 pub fn next_change(ranked: &[Candidate], now: i64) -> Option<i64> {
-    ranked.iter().flat_map(|c| [c.not_before, c.not_after]).filter(|t| *t > now).min()
+    ranked
+        .iter()
+        .flat_map(|c| [c.not_before, c.not_after])
+        .filter(|t| *t > now)
+        .min()
 }
