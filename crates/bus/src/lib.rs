@@ -3,8 +3,13 @@
 //!
 //! The crate knows bytes, subjects and identities. What an event or a command means is decided elsewhere.
 
+pub mod connect;
+mod faults;
 pub mod identity;
+pub mod jetstream;
+pub mod log;
 pub mod server;
+pub mod streams;
 pub mod templates;
 
 /// The prefix of every subject of ours, with its final dot. A change of it is a new protocol version.

@@ -1,0 +1,8 @@
+//! The bus on a real nats-server: streams, commit protocol, permissions and the door.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "bus/bed.rs"]
+mod bed;
+#[path = "bus/commit.rs"]
+mod commit;
