@@ -115,7 +115,7 @@ fn main() {
         );
     }
     for rows in [0, 1, 3] {
-        for per_batch in [1_000, 5_000] {
+        for per_batch in [1_000, 10_000] {
             run(
                 &folder,
                 &format!("replay, {per_batch} a batch, {rows} rows"),

@@ -51,5 +51,5 @@ pub use error::Error;
 pub use format::{FORMAT, MAX_EVENT, MAX_KEY, MAX_NAME, MAX_OBJECT, MAX_ROW};
 pub use hash::{Hash, Head, ParseHashError, leaf_hash};
 pub use open::{Ledger, Options, Subscription};
-pub use snapshot::Snapshot;
+pub use snapshot::{Row, Snapshot};
 pub use writer::{Batch, Change, Durability, Outcome, Record, Writer};

@@ -21,6 +21,9 @@ use crate::{
 
 type Bytes = &'static [u8];
 
+/// The key of a row in its projection table, and the row.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// The ledger at one moment. It does not change while it lives, and costs file space while it does:
 /// milliseconds are fine, minutes are not. Every list has a limit for that reason; take a new
 /// snapshot for the next page.
@@ -291,7 +294,7 @@ impl Snapshot {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    ) -> Result<Vec<Row>, Error> {
         let during = "read rows";
         let mut raw = Vec::with_capacity(prefix.len() + 1);
         state_key(&mut raw, table, prefix);
@@ -331,7 +334,7 @@ impl Snapshot {
         table: u8,
         prefix: &[u8],
         upper_key: &[u8],
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    ) -> Result<Option<Row>, Error> {
         let during = "read the newest row";
         let (mut first, mut last) = (Vec::new(), Vec::new());
         state_key(&mut first, table, prefix);

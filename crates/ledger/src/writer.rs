@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::Bound,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -221,9 +222,7 @@ impl Writer {
         if !self.unsynced {
             return Ok(self.head);
         }
-        let flushed = self
-            .begin(Durability::Immediate)
-            .and_then(|transaction| commit(transaction));
+        let flushed = self.begin(Durability::Immediate).and_then(commit);
         if let Err(error) = flushed {
             self.shared.poisoned.store(true, Ordering::Release);
             return Err(error);
@@ -363,7 +362,8 @@ impl Writer {
         Ok(transaction)
     }
 
-    /// Writes a checked batch. True if it is on the disk, false if that is deferred.
+    /// Writes a checked batch, each table in the order of its keys, so that neighbours find their page
+    /// still at hand. True if it is on the disk, false if that is deferred.
     fn write(&mut self, batch: &Batch) -> Result<bool, Error> {
         let durability = match self.durability {
             Durability::Deferred if self.deferred + batch.records.len() < DEFERRED_EVENTS => {
@@ -400,7 +400,9 @@ impl Writer {
         let mut table = transaction
             .open_table(OUTCOMES)
             .map_err(Error::storage(during))?;
-        for outcome in &batch.outcomes {
+        let mut outcomes: Vec<&Outcome> = batch.outcomes.iter().collect();
+        outcomes.sort_by_key(|outcome| (outcome.space.as_str(), &outcome.id));
+        for outcome in outcomes {
             name_key(&mut self.key, &outcome.space, &outcome.id);
             let value = outcome_value(outcome.first, outcome.count, &outcome.digest);
             let before = table
@@ -441,22 +443,39 @@ impl Writer {
             .open_table(SCOPES)
             .map_err(Error::storage(during))?;
         let kept = faults::kept(batch.records.len());
+        let mut end = events
+            .upper_bound_mut(Bound::<u64>::Unbounded)
+            .map_err(Error::storage(during))?;
         for (record, hash) in batch.records.iter().zip(&self.hashes).take(kept) {
             self.value.clear();
             self.value.reserve(HASH + record.bytes.len());
             self.value.extend_from_slice(&hash.0);
             self.value.extend_from_slice(&record.bytes);
-            events
-                .insert(record.sequence, self.value.as_slice())
+            end.insert_before(record.sequence, self.value.as_slice())
                 .map_err(Error::storage(during))?;
+        }
+        end.close().map_err(Error::storage(during))?;
+        let mut records: Vec<&Record> = batch.records.iter().take(kept).collect();
+        records.sort_by_key(|record| (record.scope.as_str(), record.scope_sequence));
+        for run in records.chunk_by(|one, next| one.scope == next.scope) {
             name_key(
                 &mut self.key,
-                &record.scope,
-                &record.scope_sequence.to_be_bytes(),
+                &run[0].scope,
+                &run[0].scope_sequence.to_be_bytes(),
             );
-            scopes
-                .insert(self.key.as_slice(), record.sequence)
+            let mut end = scopes
+                .upper_bound_mut(Bound::Included(self.key.as_slice()))
                 .map_err(Error::storage(during))?;
+            for record in run {
+                name_key(
+                    &mut self.key,
+                    &record.scope,
+                    &record.scope_sequence.to_be_bytes(),
+                );
+                end.insert_before(self.key.as_slice(), record.sequence)
+                    .map_err(Error::storage(during))?;
+            }
+            end.close().map_err(Error::storage(during))?;
         }
         Ok(())
     }
@@ -497,8 +516,8 @@ impl Writer {
         let mut table = transaction
             .open_table(STATE)
             .map_err(Error::storage(during))?;
-        // Neighbours in order touch the same pages, and of several changes to one key only the last
-        // one needs to be written. The sort is stable, so that is the last of its run.
+        // Of several changes to one key only the last one needs to be written. The sort is stable,
+        // so that is the last of its run.
         let mut changes: Vec<&Change> = batch.changes.iter().collect();
         changes.sort_by_key(|change| (change.table, change.key.as_slice()));
         let mut changes = changes.into_iter().peekable();

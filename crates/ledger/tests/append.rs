@@ -1,6 +1,8 @@
 //! Given a ledger, when something is appended, then this is what it holds, also after it is opened
 //! again.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
 use std::{
     ops::ControlFlow,
     path::Path,
