@@ -237,6 +237,7 @@ fn load(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;

@@ -658,7 +658,7 @@ impl Vault {
 
     // How it is done.
 
-    fn rows(&self) -> Result<redb::ReadOnlyTable<&'static [u8], (u64, &'static [u8])>, VaultError> {
+    fn rows(&self) -> Result<impl Rows + use<>, VaultError> {
         Ok(self.database.begin_read()?.open_table(ROWS)?)
     }
 
