@@ -36,9 +36,6 @@ pub(crate) const STATE: TableDefinition<'static, &'static [u8], &'static [u8]> =
 pub(crate) const META_FORMAT: &str = "format";
 pub(crate) const META_HEAD: &str = "head";
 
-/// The length of a leaf hash in front of an event.
-pub(crate) const HASH: usize = 32;
-
 /// Refuses what the format has no room for.
 pub(crate) fn checked(
     what: &'static str,
@@ -97,9 +94,16 @@ pub(crate) fn read_head(value: &[u8]) -> Result<Head, Error> {
     })
 }
 
+/// Lays out a row of `events`.
+pub(crate) fn event_value(value: &mut Vec<u8>, hash: Hash, bytes: &[u8]) {
+    value.clear();
+    value.extend_from_slice(&hash.0);
+    value.extend_from_slice(bytes);
+}
+
 /// Splits a row of `events`.
 pub(crate) fn read_event(sequence: u64, value: &[u8]) -> Result<(Hash, &[u8]), Error> {
-    match value.split_first_chunk::<HASH>() {
+    match value.split_first_chunk::<32>() {
         Some((hash, bytes)) => Ok((Hash(*hash), bytes)),
         None => Err(Error::Damaged(format!(
             "event {sequence} is shorter than its hash"
