@@ -146,6 +146,9 @@ pub enum Message {
 }
 
 /// The rows that changed between two log sequences.
+///
+/// What is too large for one message comes in parts: all but the last have `to` equal to `from`. Rows come in an order in
+/// which each part can be applied by itself: bundles before the names that lead to them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
     /// Rises only on a restore.
@@ -162,6 +165,10 @@ pub struct Delta {
     pub changes: Vec<Change>,
 }
 
+/// Where in a snapshot to go on. Only distribution knows what it means; an edge hands it back as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor(pub String);
+
 /// A part of a snapshot. Chunks are linked by their cursors: a snapshot is whole when each chunk began where the one before
 /// it ended and the last has no `next`. It is current as of the lowest `sequence` among them, from which deltas go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,11 +179,11 @@ pub struct Chunk {
     pub sequence: u64,
     /// The time of the last event, Unix milliseconds.
     pub time: i64,
-    /// The cursor that was asked for: rows after this key. None for the first.
-    pub after: Option<Key>,
+    /// The cursor that was asked for. None for the first.
+    pub after: Option<Cursor>,
     /// The cursor to ask for next; None at the end.
-    pub next: Option<Key>,
-    /// The rows, in key order.
+    pub next: Option<Cursor>,
+    /// The rows.
     pub rows: Vec<(Key, Vec<u8>)>,
 }
 
@@ -259,8 +266,8 @@ pub struct SyncRequest {
 pub struct ChunkRequest {
     /// The format that the edge reads.
     pub format: u16,
-    /// Rows after this key: kind and hex id. None for the first.
-    pub after: Option<Key>,
+    /// The `next` of the chunk before. None for the first.
+    pub after: Option<Cursor>,
 }
 
 /// Published on `edge.<region>.<edge>.report`, JSON: when something was applied, and every three seconds.
