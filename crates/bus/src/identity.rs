@@ -588,23 +588,7 @@ impl Identity {
         iat: u64,
         exp: u64,
     ) -> Result<Credentials, Error> {
-        if !is_token(project) {
-            return Err(Error::Name("the project"));
-        }
-        if !is_actor(actor) {
-            return Err(Error::Name("the actor"));
-        }
-        let mut tags = vec![format!("project:{project}")];
-        if let Rights::Only(rights) = rights {
-            if rights.len() > RIGHTS_LIMIT {
-                return Err(Error::TooManyRights);
-            }
-            tags.extend(
-                rights
-                    .iter()
-                    .map(|right| format!("{}:{}", right.kind, right.pattern)),
-            );
-        }
+        let tags = project_tags(project, actor, rights)?;
         Ok(self.user(
             rights.role(project),
             &Account::Project(project.to_owned()),
@@ -652,15 +636,67 @@ impl Identity {
         exp: u64,
     ) -> Credentials {
         let key = KeyPair::new_user();
+        let user = key.public_key();
+        let jwt = self.user_jwt(role, account, name, tags, &user, iat, exp);
+        let seed = Zeroizing::new(key.seed().expect("a new key pair has its seed"));
+        Credentials { user, jwt, seed }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn user_jwt(
+        &self,
+        role: Role,
+        account: &Account,
+        name: &str,
+        tags: &[String],
+        user: &str,
+        iat: u64,
+        exp: u64,
+    ) -> String {
         let mut nats =
             json!({"type": "user", "version": 2, "issuer_account": self.account_public(account)});
         if !tags.is_empty() {
             nats["tags"] = json!(tags);
         }
-        let user = key.public_key();
-        let jwt = mint(&self.signing(role), &user, name, iat, Some(exp), nats);
-        let seed = Zeroizing::new(key.seed().expect("a new key pair has its seed"));
-        Credentials { user, jwt, seed }
+        mint(&self.signing(role), user, name, iat, Some(exp), nats)
+    }
+
+    /// The JWT of a user of a project who made the key pair: `user` is its public half, and the seed never left them.
+    ///
+    /// # Errors
+    /// [`Error::Name`] or [`Error::TooManyRights`].
+    pub fn project_user_jwt(
+        &self,
+        project: &str,
+        actor: &str,
+        rights: &Rights,
+        user: &str,
+        iat: u64,
+        exp: u64,
+    ) -> Result<String, Error> {
+        let tags = project_tags(project, actor, rights)?;
+        let account = Account::Project(project.to_owned());
+        Ok(self.user_jwt(rights.role(project), &account, actor, &tags, user, iat, exp))
+    }
+
+    /// The JWT of an edge that made the key pair: `user` is its public half.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn edge_user_jwt(
+        &self,
+        region: &str,
+        edge: &str,
+        user: &str,
+        iat: u64,
+        exp: u64,
+    ) -> Result<String, Error> {
+        if !is_token(region) || !is_token(edge) {
+            return Err(Error::Name("the region or the edge"));
+        }
+        let tags = [format!("region:{region}"), format!("edge:{edge}")];
+        let name = format!("{region}.{edge}");
+        Ok(self.user_jwt(Role::Edge, &Account::Edges, &name, &tags, user, iat, exp))
     }
 
     /// What checks the JWTs of users; it holds public keys only.
@@ -870,6 +906,27 @@ fn only_tag(tags: &[String], name: &str) -> Result<String, Error> {
 
 fn signing_name(role: Role) -> String {
     format!("signing/{}", role.name())
+}
+
+fn project_tags(project: &str, actor: &str, rights: &Rights) -> Result<Vec<String>, Error> {
+    if !is_token(project) {
+        return Err(Error::Name("the project"));
+    }
+    if !is_actor(actor) {
+        return Err(Error::Name("the actor"));
+    }
+    let mut tags = vec![format!("project:{project}")];
+    if let Rights::Only(rights) = rights {
+        if rights.len() > RIGHTS_LIMIT {
+            return Err(Error::TooManyRights);
+        }
+        tags.extend(
+            rights
+                .iter()
+                .map(|right| format!("{}:{}", right.kind, right.pattern)),
+        );
+    }
+    Ok(tags)
 }
 
 /// One word of a subject as we use them: lower-case letters, digits and hyphens, 1 to 64.

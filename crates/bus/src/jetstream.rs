@@ -86,6 +86,20 @@ pub(crate) async fn request<T: DeserializeOwned>(
     read_answer(subject, &answer.payload)
 }
 
+/// Publishes a message to a stream and reads the acknowledgement.
+pub(crate) async fn request_with<T: DeserializeOwned>(
+    client: &Client,
+    subject: &str,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<T, Error> {
+    let answer = client
+        .request_with_headers(subject.to_owned(), headers, body)
+        .await
+        .map_err(|error| Error::NoAnswer { what: subject.to_owned(), reason: error.to_string() })?;
+    read_answer(subject, &answer.payload)
+}
+
 fn read_answer<T: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result<T, Error> {
     #[derive(Deserialize)]
     struct Failed {

@@ -3,11 +3,18 @@
 //!
 //! The crate knows bytes, subjects and identities. What an event or a command means is decided elsewhere.
 
+pub mod claims;
 pub mod connect;
+pub mod door;
 mod faults;
+mod group;
 pub mod identity;
 pub mod jetstream;
+pub mod keys;
+mod listener;
 pub mod log;
+pub mod objects;
+pub mod queue;
 pub mod server;
 pub mod streams;
 pub mod templates;

@@ -193,16 +193,12 @@ pub const TEMPLATES: &[Template] = &[
         role: Role::Follower,
         name: "follower",
         place: Place::Core,
-        publish: &[
-            "$JS.API.STREAM.INFO.LOG",
-            "$JS.API.STREAM.MSG.GET.LOG",
-            "$JS.API.DIRECT.GET.LOG",
-        ],
+        publish: &["$JS.API.STREAM.INFO.LOG", "$JS.API.STREAM.MSG.GET.LOG", "$JS.API.DIRECT.GET.LOG", "$SRV.>"],
         subscribe: &["chancery.v1.evt.>", OWN_INBOX],
         answers: None,
         subscriptions: -1,
         payload: -1,
-        why: "reads the log and cannot write it",
+        why: "reads the log and cannot write it; asks the services how they are",
     },
     Template {
         role: Role::Objects,

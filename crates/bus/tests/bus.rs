@@ -6,3 +6,9 @@
 mod bed;
 #[path = "bus/commit.rs"]
 mod commit;
+#[path = "bus/raw.rs"]
+mod raw;
+#[path = "bus/stores.rs"]
+mod stores;
+#[path = "bus/tenancy.rs"]
+mod tenancy;

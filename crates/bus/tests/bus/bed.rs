@@ -1,8 +1,7 @@
 //! A nats-server of its own for each test, with our identity, and clients of every kind.
 
 use std::{
-    future::Future,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -87,18 +86,10 @@ impl Bed {
             .await
             .unwrap()
     }
-
-    pub(crate) fn log_text(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        Path::new(self.server.as_ref().unwrap().log()).to_owned()
-    }
 }
 
 /// Waits until something holds, and fails with its name when it does not within twenty seconds.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds().await {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
