@@ -1,1 +1,3 @@
 //! control
+
+pub mod chain;
