@@ -27,7 +27,7 @@ pub enum Kind {
     Names = 2,
     /// A [`Resource`], by the SHA-256 of its id as text.
     Resource = 3,
-    /// A [`Bundle`], by the fingerprint of its leaf.
+    /// A [`Bundle`], by the SHA-256 of the project, a NUL and the fingerprint of its leaf in hex.
     Bundle = 4,
     /// A [`RegionKey`], by the SHA-256 of the edge's name.
     RegionKey = 5,
@@ -40,6 +40,42 @@ pub struct Key {
     pub kind: Kind,
     /// Which one.
     pub id: Digest,
+}
+
+impl Key {
+    /// The row of a [`Claim`].
+    pub fn claim(host: &str) -> Self {
+        Self::hashed(Kind::Claim, &[host])
+    }
+
+    /// The row of [`Names`].
+    pub fn names(project: &str, name: &str) -> Self {
+        Self::hashed(Kind::Names, &[project, name])
+    }
+
+    /// The row of a [`Resource`].
+    pub fn resource(id: ResourceId) -> Self {
+        Self::hashed(Kind::Resource, &[&id.to_string()])
+    }
+
+    /// The row of a [`Bundle`]. Two projects that hold the same certificate hold a row each, so that what one of them does to
+    /// it does not touch the other.
+    pub fn bundle(project: &str, fingerprint: &Digest) -> Self {
+        Self::hashed(Kind::Bundle, &[project, &fingerprint.to_string()])
+    }
+
+    /// The row of a [`RegionKey`].
+    pub fn region_key(edge: &str) -> Self {
+        Self::hashed(Kind::RegionKey, &[edge])
+    }
+
+    /// SHA-256 of the parts with a NUL between them.
+    fn hashed(kind: Kind, parts: &[&str]) -> Self {
+        let mut id = [0; 32];
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parts.join("\0").as_bytes());
+        id.copy_from_slice(hash.as_ref());
+        Self { kind, id: Digest(id) }
+    }
 }
 
 /// A claim as an edge needs it: who serves this host, and from where.
@@ -187,7 +223,7 @@ pub struct Chunk {
     pub rows: Vec<(Key, Vec<u8>)>,
 }
 
-/// A message with its signature. The signature covers the context string [`SIGNING_CONTEXT`], a NUL, the region, a NUL and the payload.
+/// A message with its signature. The signature is made in the context [`SIGNING_CONTEXT`] over [`signing_input`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signed {
     /// The [`FORMAT`].
@@ -203,15 +239,9 @@ pub struct Signed {
 /// What sets a feed signature apart from every other signature.
 pub const SIGNING_CONTEXT: &str = "chancery.v1.region-feed";
 
-/// The bytes that a feed signature covers.
+/// The bytes that a feed signature covers, besides its context [`SIGNING_CONTEXT`]: the region, a NUL and the payload.
 pub fn signing_input(region: &str, payload: &[u8]) -> Vec<u8> {
-    let mut input = Vec::with_capacity(SIGNING_CONTEXT.len() + region.len() + payload.len() + 2);
-    input.extend_from_slice(SIGNING_CONTEXT.as_bytes());
-    input.push(0);
-    input.extend_from_slice(region.as_bytes());
-    input.push(0);
-    input.extend_from_slice(payload);
-    input
+    [region.as_bytes(), b"\0", payload].concat()
 }
 
 /// A one-time enrolment token, as JSON in base64url. Whoever holds it can become that edge, until it is used or ends.
