@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsBigEndian, AsDer, EcPrivateKeyBin, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
@@ -333,6 +333,15 @@ fn from_rsa(bits: u16, pair: Option<RsaKeyPair>) -> Result<PrivateKey, KeyError>
 
 fn from_ecdsa(kind: KeyKind, pair: Option<EcdsaKeyPair>) -> Result<PrivateKey, KeyError> {
     let pair = pair.ok_or(INCONSISTENT)?;
+    // Built anew from the numbers: the library would keep a compressed or hybrid public point as it
+    // found it, and the hash of the public half must not depend on how the point was written.
+    let scalar: EcPrivateKeyBin<'_> = pair.private_key().as_be_bytes().map_err(|_| INCONSISTENT)?;
+    let pair = EcdsaKeyPair::from_private_key_and_public_key(
+        pair.algorithm(),
+        scalar.as_ref(),
+        pair.public_key().as_ref(),
+    )
+    .map_err(|_| INCONSISTENT)?;
     let spki: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(|_| INCONSISTENT)?;
     Ok(PrivateKey {
         kind,

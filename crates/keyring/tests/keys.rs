@@ -123,6 +123,24 @@ fn an_ec_key_without_its_public_half_gets_it_computed() {
 }
 
 #[test]
+fn how_the_public_point_is_written_makes_no_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for curve in ["prime256v1", "secp384r1"] {
+        let make = format!("ecparam -name {curve} -genkey -noout");
+        std::fs::write(folder.join("key.pem"), openssl(folder, &make)).unwrap();
+        let plain = read(&std::fs::read(folder.join("key.pem")).unwrap()).unwrap();
+        for form in ["compressed", "hybrid"] {
+            let other = openssl(folder, &format!("ec -in key.pem -conv_form {form}"));
+            let other = read(&other).unwrap();
+            assert_eq!(other.spki_der(), plain.spki_der(), "{curve} {form}");
+            let kept = plain.danger_to_pkcs8_der().expose();
+            assert!(other.danger_to_pkcs8_der().equals(kept));
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
