@@ -480,6 +480,29 @@ impl Vault {
         })
     }
 
+    /// Drops every private key and every key of a project that is deleted, and returns the sequences
+    /// to be deleted from the stream, which are noted as owed too.
+    ///
+    /// # Errors
+    /// When the file fails.
+    pub fn destroy_project(&self, project: &str) -> Result<Vec<u64>, VaultError> {
+        check_name(project)?;
+        self.write(|transaction| {
+            let mut rows = transaction.open_table(ROWS)?;
+            let mut owed = transaction.open_table(OWED)?;
+            let mut destroyed = Vec::new();
+            let keys = private_keys(&rows, project)?;
+            for (sequence, record) in keys.into_iter().chain(project_keys(&rows, project)?) {
+                rows.remove(&record.row()[..])?;
+                if sequence != 0 {
+                    owed.insert(sequence, ())?;
+                    destroyed.push(sequence);
+                }
+            }
+            Ok(destroyed)
+        })
+    }
+
     // Regions.
 
     /// Makes the next version of a region's key: a record to publish and install.

@@ -222,6 +222,19 @@ fn a_file_is_private_and_belongs_to_one_process() {
         Vault::open(&node.path(), RootKey::from_bytes(&ROOT)),
         Err(VaultError::Database(_))
     ));
+    // A file that was not closed is what a crash leaves: the root key is checked there too.
+    let crashed = node.folder.path().join("crashed.redb");
+    std::fs::copy(node.path(), &crashed).unwrap();
+    assert!(matches!(
+        Vault::open(&crashed, RootKey::from_bytes(&[8; 32])),
+        Err(VaultError::WrongRoot { .. })
+    ));
+    assert!(Vault::open(&crashed, RootKey::from_bytes(&ROOT)).is_ok());
+    // What is no vault is left alone.
+    let foreign = node.folder.path().join("foreign");
+    std::fs::write(&foreign, [b'x'; 10_000]).unwrap();
+    assert!(Vault::open(&foreign, RootKey::from_bytes(&ROOT)).is_err());
+    assert_eq!(std::fs::read(&foreign).unwrap(), [b'x'; 10_000]);
     // A crash between making the file and the first commit leaves an empty one.
     let empty = node.folder.path().join("empty.redb");
     std::fs::write(&empty, b"").unwrap();
@@ -435,6 +448,21 @@ fn rotation_keeps_the_living_and_the_old_record_no_longer_opens() {
                 Err(VaultError::Unopenable(BlobKind::PrivateKey))
             ));
         }
+        node.rebuild();
+    }
+}
+
+#[test]
+fn a_deleted_project_takes_all_its_keys_along() {
+    let mut node = Node::new();
+    let key = node.key("acme");
+    let bystander = node.key("acme-2");
+    assert_eq!(node.vault().destroy_project("acme").unwrap(), [2, 1]);
+    assert_eq!(node.vault().owed_deletions(10).unwrap(), [1, 2]);
+    for _ in 0..2 {
+        assert!(!node.holds("acme", &key) && node.holds("acme-2", &bystander));
+        assert!(node.vault().ensure_project_key("acme").unwrap().is_some());
+        node.work_off_deletions();
         node.rebuild();
     }
 }

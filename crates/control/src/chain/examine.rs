@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
@@ -169,15 +170,17 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<X509Certificate<'a>>
         .collect()
 }
 
-/// Whether every extension that decides something here was understood and occurs once.
+/// Whether the extensions that decide something here were understood and occur once. Others may be odd: clients pass over
+/// them too.
 fn readable(certificate: &X509Certificate<'_>) -> bool {
-    let broken = certificate.extensions().iter().any(|extension| {
-        matches!(
-            extension.parsed_extension(),
-            ParsedExtension::ParseError { .. }
-        )
+    let constraints_broken = certificate.extensions().iter().any(|extension| {
+        extension.oid == OID_X509_EXT_BASIC_CONSTRAINTS
+            && !matches!(
+                extension.parsed_extension(),
+                ParsedExtension::BasicConstraints(_)
+            )
     });
-    !broken
+    !constraints_broken
         && certificate.basic_constraints().is_ok()
         && certificate.key_usage().is_ok()
         && certificate.extended_key_usage().is_ok()

@@ -89,6 +89,9 @@ pub fn judge_trust(
             Ok(_) => return Ok(as_given(trust)),
             Err(error) => first_error = worse(first_error, error),
         }
+        if known.issuers.is_empty() {
+            continue;
+        }
         match build(&end_entity, anchors, &all, now) {
             Ok(path) => return Ok(completed(trust, path.0)),
             Err(error) => first_error = worse(first_error, error),
