@@ -3,26 +3,49 @@
 //! Pure: time, sequence and asker come in with [`Context`]. Every accepted command gives at least one event, so that the
 //! same command, asked again, can be found in the log; none gives more than [`EVENTS_MAX`].
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
 use crate::command::*;
 use crate::event::*;
 use crate::names::{CertificateId, Host, ResourceId, Slug};
 use crate::rejection::{Code, Rejection};
 use crate::selection::{self, Mode};
 use crate::state::{self, Certificate, Claim, ClaimStatus, ProjectStatus, Resource, State, Status};
-use crate::store::{Parts, Read, Table};
+use crate::store::{Parts, Read, Table, decode};
 
 /// Most events that one command may become; larger work is several commands.
 pub const EVENTS_MAX: usize = 256;
 /// Most hosts named when hosts would go dark.
 pub const DARK_NAMED: usize = 20;
-/// Most hosts below one wildcard that are looked at to tell whether any would go dark.
-const DARK_SCAN: usize = 2_000;
+/// Most rows that are read to tell whether any host would go dark. A command that would need more is not decided by guess:
+/// without `force` the answer is no.
+const DARK_SCAN: usize = 4_000;
+/// Rows of one page of a longer reading.
+const PAGE: usize = 500;
 /// Most regions that one command may name.
 const REGIONS_MAX: usize = 100;
-/// Most versions that a certificate keeps; older ones leave with their keys.
-pub const VERSIONS_MAX: usize = 100;
+/// Most versions that a certificate keeps. Each change of a certificate leaves a copy of its row in the history, so the row
+/// must not grow with the years: a replacement drops what can never be served again, and above this number the oldest.
+pub const VERSIONS_MAX: usize = 16;
+/// How long a version that has ended stays with its certificate, in seconds: a month, in which people ask why it ended.
+pub const ENDED_KEPT: i64 = 30 * 86_400;
+/// Most DNS names of a certificate.
+pub const NAMES_MAX: usize = 250;
+/// Most bytes of all DNS names of a certificate together, so that its event stays below 48 KiB.
+pub const NAMES_BYTES_MAX: usize = 32 * 1_024;
+/// Most certificates in a chain.
+pub const CHAIN_MAX: usize = 16;
 /// Most rights of one user.
 const RIGHTS_MAX: usize = 32;
+/// Most reasons kept of a failed verification.
+const REASONS_MAX: usize = 16;
+/// Most edges named as behind in a report; how many there are in all is said beside it.
+const BEHIND_MAX: usize = 256;
+/// Longest id of an enrolment token.
+const TOKEN_MAX: usize = 128;
+/// Longest origin URL, in bytes.
+const ORIGIN_MAX: usize = 2_048;
 
 /// An event with the project that it belongs to.
 pub type Decided = (Slug, Event);
@@ -96,6 +119,21 @@ fn host(text: &str) -> Result<Host, Rejection> {
             "give a name such as www.example.com",
         )
     })
+}
+
+/// An NKEY user public key: `U`, then base32, 56 characters.
+fn user_key(nkey: &str) -> Result<(), Rejection> {
+    if nkey.len() != 56
+        || !nkey.starts_with('U')
+        || !nkey.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'))
+    {
+        return no(
+            Code::Malformed,
+            "the user's key is not an NKEY user public key (U…)",
+            "",
+        );
+    }
+    Ok(())
 }
 
 fn check_expect(expect: Option<u64>, revision: u64) -> Result<(), Rejection> {
@@ -342,17 +380,12 @@ impl<R: Read> Decider<'_, R> {
                 "names of users are never used again: choose another",
             );
         }
-        if c.nkey.len() != 56
-            || !c.nkey.starts_with('U')
-            || !c
-                .nkey
-                .bytes()
-                .all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'))
-        {
+        user_key(&c.nkey)?;
+        if self.state.access_of_key(&c.nkey).is_some() {
             return no(
-                Code::Malformed,
-                "the user's key is not an NKEY user public key (U…)",
-                "",
+                Code::Conflict,
+                "a user has or had this key",
+                "make a new one: who asks is known by the key alone",
             );
         }
         if c.expires.is_some_and(|end| end <= self.now()) {
@@ -425,6 +458,16 @@ impl<R: Read> Decider<'_, R> {
     // ---- regions and edges
 
     fn create_region(&self, c: &CreateRegion) -> Decision {
+        if c.region.as_str().len() > crate::names::LABEL_MAX {
+            return no(
+                Code::TooLarge,
+                format!(
+                    "a region is a label of provider domains, at most {} bytes",
+                    crate::names::LABEL_MAX
+                ),
+                "choose a shorter name",
+            );
+        }
         if self.state.region(c.region.as_str()).is_some()
             || self.state.country(c.region.as_str()).is_some()
         {
@@ -449,12 +492,17 @@ impl<R: Read> Decider<'_, R> {
                 "choose another name",
             );
         }
-        for region in &c.regions {
-            if self.state.region(region.as_str()).is_none() {
-                return Err(not_found("region", "chancery region list"));
-            }
-        }
         let regions = self.expand(&c.regions)?;
+        if c.regions
+            .iter()
+            .any(|region| self.state.region(region.as_str()).is_none())
+        {
+            return no(
+                Code::Conflict,
+                "a country is made of regions, not of countries",
+                "name its regions",
+            );
+        }
         self.one(RegionCountrySet {
             country: c.country.clone(),
             regions,
@@ -465,21 +513,38 @@ impl<R: Read> Decider<'_, R> {
         if self.state.region(c.region.as_str()).is_none() {
             return Err(not_found("region", "chancery region list"));
         }
-        if let Some(edge) = self.state.edge(c.region.as_str(), c.edge.as_str()) {
-            if edge.token == c.token {
-                return no(
-                    Code::Conflict,
-                    "this token was used already",
-                    "`chancery edge enrol` gives a new one",
-                );
-            }
-            if !edge.evicted {
-                return no(
-                    Code::DuplicateName,
-                    "the region has an edge of this name",
-                    "evict it first, or choose another name",
-                );
-            }
+        user_key(&c.nkey)?;
+        if c.token.is_empty()
+            || c.token.len() > TOKEN_MAX
+            || !c.token.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return no(
+                Code::Malformed,
+                "this is not the id of a token",
+                "`chancery edge enrol` gives one",
+            );
+        }
+        if self
+            .state
+            .get(Table::EdgeToken, &state::key::text(&c.token))
+            .is_some()
+        {
+            return no(
+                Code::Conflict,
+                "this token was used already",
+                "`chancery edge enrol` gives a new one",
+            );
+        }
+        if self
+            .state
+            .edge(c.region.as_str(), c.edge.as_str())
+            .is_some_and(|edge| !edge.evicted)
+        {
+            return no(
+                Code::DuplicateName,
+                "the region has an edge of this name",
+                "evict it first, or choose another name",
+            );
         }
         self.one(RegionEdgeEnrolled {
             region: c.region.clone(),
@@ -527,14 +592,15 @@ impl<R: Read> Decider<'_, R> {
             region: c.region.clone(),
             applied: c.applied,
             of: c.of,
-            behind: c.behind.clone(),
+            behind: c.behind.iter().take(BEHIND_MAX).cloned().collect(),
         })
     }
 
     // ---- resources
 
-    /// Checks an origin; gives whether it points at an address that only an operator may name.
-    fn origin(&self, origin: &str) -> Result<bool, Rejection> {
+    /// Checks an origin; gives it in the one form in which every reader of URLs sees the same host, and whether it may be
+    /// at an address that only an operator may name.
+    fn origin(&self, origin: &str) -> Result<(String, bool), Rejection> {
         let bad = |why: &str| {
             no(
                 Code::Malformed,
@@ -542,7 +608,7 @@ impl<R: Read> Decider<'_, R> {
                 "give an http or https URL such as https://bucket.example.net/path",
             )
         };
-        if origin.len() > 2_048 {
+        if origin.len() > ORIGIN_MAX {
             return bad("is longer than 2,048 characters");
         }
         let Ok(url) = url::Url::parse(origin) else {
@@ -573,8 +639,13 @@ impl<R: Read> Decider<'_, R> {
                 "ask the operator to set this origin, or give a public one",
             );
         }
+        // The request's path, which begins with a slash, is appended.
+        let origin = url.as_str().trim_end_matches('/').to_owned();
+        if origin.len() > ORIGIN_MAX {
+            return bad("is longer than 2,048 characters");
+        }
         // An operator's word covers whatever a name resolves to; a user's name is checked at each connect.
-        Ok(self.context.asker.operator)
+        Ok((origin, self.context.asker.operator))
     }
 
     fn create_resource(&self, c: &CreateResource) -> Decision {
@@ -586,6 +657,13 @@ impl<R: Read> Decider<'_, R> {
             return no(
                 Code::DuplicateName,
                 "the project has a resource of this name",
+                "choose another name",
+            );
+        }
+        if c.name.as_str() == "xn" {
+            return no(
+                Code::Malformed,
+                "with this name its provider domain would begin like an internationalised label",
                 "choose another name",
             );
         }
@@ -608,13 +686,13 @@ impl<R: Read> Decider<'_, R> {
                 "name one region, or make it a cdn resource",
             );
         }
-        let private_origin = self.origin(&c.origin)?;
+        let (origin, private_origin) = self.origin(&c.origin)?;
         self.one(ResourceCreated {
             id: ResourceId(self.context.sequence),
             name: c.name.clone(),
             kind: c.kind,
             regions,
-            origin: c.origin.clone(),
+            origin,
             keep_host: c.keep_host,
             private_origin,
         })
@@ -640,29 +718,26 @@ impl<R: Read> Decider<'_, R> {
                 "name one region",
             );
         }
-        for (row, _) in self.state.scan(
-            Table::Attachment,
-            &state::key::resource(resource.id),
-            None,
-            DARK_SCAN,
-        ) {
-            let host = Parts::of(&row[8..]).text();
-            let claim = self.state.claim(host, self.project().as_str());
-            let lost = claim.is_some_and(|c| {
-                c.attached
+        for region in resource.regions.iter().filter(|r| !regions.contains(r)) {
+            let there = state::key::resource_region(resource.id, region.as_str());
+            let hosts = self.state.scan(Table::AttachedIn, &there, None, DARK_NAMED);
+            if !hosts.is_empty() {
+                let named: Vec<&str> = hosts
                     .iter()
-                    .any(|(region, r)| *r == resource.id && !regions.contains(region))
-            });
-            if lost {
+                    .map(|(row, _)| Parts::of(&row[there.len()..]).text())
+                    .collect();
                 return no(
                     Code::Conflict,
-                    "a host is attached to it in a region that it would leave",
-                    "detach the host there first",
+                    format!(
+                        "hosts are attached to it in region {region}: {}",
+                        named.join(", ")
+                    ),
+                    "`chancery domain detach` them there first",
                 );
             }
         }
         let (origin, private_origin) = match &c.origin {
-            Some(origin) => (origin.clone(), self.origin(origin)?),
+            Some(origin) => self.origin(origin)?,
             None => (resource.origin, resource.private_origin),
         };
         self.one(ResourceChanged {
@@ -728,6 +803,19 @@ impl<R: Read> Decider<'_, R> {
         }
     }
 
+    /// A claim that this project may still arrange: pending or proven.
+    fn own(&self, host: &Host) -> Result<Claim, Rejection> {
+        let claim = self.claim(host)?;
+        if claim.status == ClaimStatus::Moved {
+            return no(
+                Code::DomainUnproven,
+                "another project proved this host since",
+                "add and prove it again, or release it",
+            );
+        }
+        Ok(claim)
+    }
+
     fn attach_regions(&self, resource: &Resource, named: &[Slug]) -> Result<Vec<Slug>, Rejection> {
         if named.is_empty() {
             return Ok(resource.regions.clone());
@@ -790,6 +878,13 @@ impl<R: Read> Decider<'_, R> {
                 .into(),
             );
         }
+        if c.resource.is_none() && !c.regions.is_empty() {
+            return no(
+                Code::Malformed,
+                "regions are named, but no resource to attach the host to",
+                "name the resource too, or attach the host later",
+            );
+        }
         if let Some(name) = &c.resource {
             let resource = self.resource(name)?;
             let regions = self.attach_regions(&resource, &c.regions)?;
@@ -844,14 +939,7 @@ impl<R: Read> Decider<'_, R> {
 
     fn attach_domain(&self, c: &AttachDomain) -> Decision {
         let host = host(&c.host)?;
-        let claim = self.claim(&host)?;
-        if claim.status == ClaimStatus::Moved {
-            return no(
-                Code::DomainUnproven,
-                "another project holds this host now",
-                "",
-            );
-        }
+        self.own(&host)?;
         let resource = self.resource(&c.resource)?;
         let regions = self.attach_regions(&resource, &c.regions)?;
         self.one(DomainAttached {
@@ -906,7 +994,10 @@ impl<R: Read> Decider<'_, R> {
             );
         }
         let covers = |v: &&state::Version| v.facts.names.iter().any(|name| host.covered_by(name));
-        let Some(version) = certificate.versions.iter().rev().find(covers) else {
+        // A version that may be served is enough: a later one that failed, or is not verified yet, displaces nothing.
+        let ready = |v: &&state::Version| covers(v) && v.shown(self.now()) == Status::Ready;
+        let versions = || certificate.versions.iter().rev();
+        let Some(version) = versions().find(ready).or_else(|| versions().find(covers)) else {
             let names = certificate
                 .latest()
                 .map(|v| v.facts.names.join(", "))
@@ -990,7 +1081,7 @@ impl<R: Read> Decider<'_, R> {
 
     fn set_https(&self, c: &SetHttps) -> Decision {
         let host = host(&c.host)?;
-        let claim = self.claim(&host)?;
+        let claim = self.own(&host)?;
         check_expect(c.expect, claim.revision)?;
         self.mode_region(c.region.as_ref())?;
         self.one(DomainHttpsSet {
@@ -1033,16 +1124,69 @@ impl<R: Read> Decider<'_, R> {
         if self.now() >= facts.not_after {
             return no(
                 Code::Expired,
-                format!("it expired at {}", rfc3339(facts.not_after)),
+                "its notAfter has passed",
                 "renew it and add the new one",
             );
         }
         if self.now() < facts.not_before {
             return no(
                 Code::NotYetValid,
-                format!("it begins at {}", rfc3339(facts.not_before)),
+                "its notBefore has not come",
                 "add it then, or check this system's clock",
             );
+        }
+        Ok(())
+    }
+
+    /// Bounds of what goes into the event, the rows and their histories.
+    fn bounds(
+        &self,
+        kind: CertificateKind,
+        facts: &Facts,
+        known: Option<&Certificate>,
+    ) -> Result<(), Rejection> {
+        let too_large = |message: String| {
+            no(
+                Code::TooLarge,
+                message,
+                "spread the names over several certificates",
+            )
+        };
+        if facts.names.len() > NAMES_MAX {
+            return too_large(format!("it has more than {NAMES_MAX} names"));
+        }
+        if facts.names.iter().map(String::len).sum::<usize>() > NAMES_BYTES_MAX {
+            return too_large(format!("its names have more than {NAMES_BYTES_MAX} bytes"));
+        }
+        if facts.chain.len() > CHAIN_MAX {
+            return no(
+                Code::TooLarge,
+                format!("its chain has more than {CHAIN_MAX} certificates"),
+                "leave out what is not between the leaf and its root",
+            );
+        }
+        if kind != CertificateKind::Server {
+            return Ok(());
+        }
+        for name in crate::evolve::hosts(facts) {
+            let prefix = state::key::pair(self.project(), &name);
+            let others = self
+                .state
+                .scan(Table::Cover, &prefix, None, state::COVER_LIMIT);
+            let counted = known.is_some_and(|known| {
+                let row = state::key::cover(self.project(), &name, known.id);
+                self.state.get(Table::Cover, &row).is_some()
+            });
+            if others.len() >= state::COVER_LIMIT && !counted {
+                return no(
+                    Code::QuotaExceeded,
+                    format!(
+                        "{} certificates of the project name one of its hosts already",
+                        state::COVER_LIMIT
+                    ),
+                    "delete those that are no longer needed",
+                );
+            }
         }
         Ok(())
     }
@@ -1060,6 +1204,7 @@ impl<R: Read> Decider<'_, R> {
             );
         }
         self.dates(&c.facts)?;
+        self.bounds(c.kind, &c.facts, None)?;
         let regions = self.expand(&c.regions)?;
         let mut events: Vec<Event> = Vec::with_capacity(2);
         if c.kind == CertificateKind::Server {
@@ -1095,27 +1240,108 @@ impl<R: Read> Decider<'_, R> {
                 "",
             );
         }
-        if certificate.versions.len() >= VERSIONS_MAX {
-            return no(
-                Code::TooLarge,
-                format!("it has {VERSIONS_MAX} versions, the most that one certificate keeps"),
-                "add it under a new name and delete this one",
-            );
-        }
+        self.bounds(certificate.kind, &c.facts, Some(&certificate))?;
+        let dropped = self.superseded(&certificate)?;
         let mut events: Vec<Event> = Vec::with_capacity(2);
         if certificate.kind == CertificateKind::Server {
             events.extend(self.seal(&c.facts));
         }
         let version = certificate.latest().map_or(1, |v| v.version + 1);
+        let orphans = self.orphans(&certificate, |v| {
+            dropped.contains(&v.version) && v.facts.spki != c.facts.spki
+        });
         events.push(
             CertificateReplaced {
                 id: certificate.id,
                 version,
                 facts: c.facts.clone(),
+                dropped,
             }
             .into(),
         );
+        events.extend(orphans);
         Ok(self.here(events))
+    }
+
+    /// The versions that leave a certificate when it gets a new one: those that can never be served again, and so many of
+    /// the oldest that [`VERSIONS_MAX`] remain with the new one.
+    fn superseded(&self, certificate: &Certificate) -> Result<Vec<u32>, Rejection> {
+        let spent = |v: &state::Version| match v.status {
+            Status::Error | Status::Revoked | Status::Deleted => true,
+            Status::Ready | Status::Expired => {
+                self.now() >= v.facts.not_after.saturating_add(ENDED_KEPT)
+            }
+            Status::Verifying => false,
+        };
+        let mut dropped: Vec<u32> = certificate
+            .versions
+            .iter()
+            .filter(|v| spent(v))
+            .map(|v| v.version)
+            .collect();
+        let surplus = (certificate.versions.len() + 1 - dropped.len()).saturating_sub(VERSIONS_MAX);
+        // First those that have ended, then those that might still be served, the oldest of each first.
+        let mut spare: Vec<(bool, u32)> = certificate
+            .versions
+            .iter()
+            .filter(|v| !spent(v) && v.status != Status::Verifying)
+            .map(|v| (v.shown(self.now()) == Status::Ready, v.version))
+            .collect();
+        if spare.len() < surplus {
+            return no(
+                Code::InProgress,
+                format!(
+                    "{} versions of it are still being verified",
+                    VERSIONS_MAX - spare.len()
+                ),
+                "wait for them: `chancery certificate wait`",
+            );
+        }
+        spare.sort_unstable();
+        dropped.extend(spare.into_iter().take(surplus).map(|(_, version)| version));
+        dropped.sort_unstable();
+        let leaves = |version: u32| dropped.binary_search(&version).is_ok();
+        let (dark, complete) = self.goes_dark(certificate, &certificate.regions, &leaves);
+        if !dark.is_empty() || !complete {
+            return no(
+                Code::LastUsable,
+                format!(
+                    "only its oldest version serves some hosts: {}",
+                    dark_message(&dark, complete)
+                ),
+                "add it under a new name instead",
+            );
+        }
+        Ok(dropped)
+    }
+
+    /// `key.destroyed` for each key that loses its last user when these versions of a certificate go.
+    fn orphans(
+        &self,
+        certificate: &Certificate,
+        go: impl Fn(&state::Version) -> bool,
+    ) -> Vec<Event> {
+        if certificate.kind != CertificateKind::Server {
+            return Vec::new();
+        }
+        let mut keys: Vec<(crate::names::Digest, u32)> = Vec::new();
+        for version in certificate.versions.iter().filter(|v| go(v)) {
+            match keys
+                .iter_mut()
+                .find(|(spki, _)| *spki == version.facts.spki)
+            {
+                Some((_, users)) => *users += 1,
+                None => keys.push((version.facts.spki, 1)),
+            }
+        }
+        keys.into_iter()
+            .filter(|(spki, users)| {
+                self.state
+                    .row::<state::Key>(Table::Key, &state::key::spki(self.project(), *spki))
+                    .is_some_and(|key| key.users <= *users)
+            })
+            .map(|(spki, _)| KeyDestroyed { spki }.into())
+            .collect()
     }
 
     fn deploy_certificate(&self, c: &DeployCertificate) -> Decision {
@@ -1202,27 +1428,37 @@ impl<R: Read> Decider<'_, R> {
             }
             .into(),
         ];
-        if certificate.kind == CertificateKind::Server {
-            let mut keys: Vec<(crate::names::Digest, u32)> = Vec::new();
-            for version in &certificate.versions {
-                match keys
-                    .iter_mut()
-                    .find(|(spki, _)| *spki == version.facts.spki)
-                {
-                    Some((_, users)) => *users += 1,
-                    None => keys.push((version.facts.spki, 1)),
-                }
-            }
-            for (spki, users) in keys {
-                let row: Option<state::Key> = self
-                    .state
-                    .row(Table::Key, &state::key::spki(self.project(), spki));
-                if row.is_some_and(|key| key.users <= users) {
-                    events.push(KeyDestroyed { spki }.into());
-                }
-            }
-        }
+        events.extend(self.orphans(&certificate, |_| true));
         Ok(self.here(events))
+    }
+
+    /// Hosts that lose their last usable version when these versions of a certificate leave these regions, at most
+    /// [`DARK_NAMED`], and whether all hosts were looked at.
+    fn goes_dark(
+        &self,
+        certificate: &Certificate,
+        regions: &[Slug],
+        leaves: &dyn Fn(u32) -> bool,
+    ) -> (Vec<Host>, bool) {
+        let active = self
+            .state
+            .project(self.project().as_str())
+            .is_some_and(|p| p.status == ProjectStatus::Active);
+        // A suspended project serves nothing that could go dark.
+        if !active || certificate.kind != CertificateKind::Server {
+            return (Vec::new(), true);
+        }
+        let mut search = Search {
+            decider: self,
+            certificate,
+            regions,
+            leaves,
+            dark: Vec::new(),
+            left: DARK_SCAN,
+            wildcards: BTreeMap::new(),
+        };
+        let complete = search.run().is_ok();
+        (search.dark, complete)
     }
 
     /// Refuses to take a certificate out of regions where live hosts have no other; with `force`, names the hosts that go dark.
@@ -1232,105 +1468,15 @@ impl<R: Read> Decider<'_, R> {
         regions: &[Slug],
         force: bool,
     ) -> Result<Vec<Host>, Rejection> {
-        let dark = self.goes_dark(certificate, regions);
-        if dark.is_empty() || force {
+        let (dark, complete) = self.goes_dark(certificate, regions, &|_| true);
+        if force || (dark.is_empty() && complete) {
             return Ok(dark);
         }
-        let named: Vec<&str> = dark.iter().map(Host::as_str).collect();
-        let more = if dark.len() == DARK_NAMED {
-            " and perhaps more"
-        } else {
-            ""
-        };
         no(
             Code::LastUsable,
-            format!("these hosts would lose HTTPS: {}{more}", named.join(", ")),
+            dark_message(&dark, complete),
             "add another certificate for them first, or use --force",
         )
-    }
-
-    /// Hosts that this certificate serves now in these regions and that have no other; at most [`DARK_NAMED`].
-    fn goes_dark(&self, certificate: &Certificate, regions: &[Slug]) -> Vec<Host> {
-        let mut dark = Vec::new();
-        if certificate.kind != CertificateKind::Server {
-            return dark;
-        }
-        let mut names: Vec<&String> = certificate
-            .versions
-            .iter()
-            .flat_map(|v| &v.facts.names)
-            .collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            let Ok(covered) = Host::parse(name) else {
-                continue;
-            };
-            self.dark_host(certificate, &covered, regions, &mut dark);
-            if covered.is_wildcard() && !self.covered_elsewhere(certificate, &covered, regions) {
-                let below = state::key::pair(self.project(), covered.parent());
-                for (row, _) in self.state.scan(Table::ClaimBelow, &below, None, DARK_SCAN) {
-                    if let Ok(host) = Host::parse(Parts::of(&row[below.len()..]).text()) {
-                        self.dark_host(certificate, &host, regions, &mut dark);
-                    }
-                    if dark.len() >= DARK_NAMED {
-                        return dark;
-                    }
-                }
-            }
-            if dark.len() >= DARK_NAMED {
-                return dark;
-            }
-        }
-        dark
-    }
-
-    fn dark_host(
-        &self,
-        certificate: &Certificate,
-        host: &Host,
-        regions: &[Slug],
-        dark: &mut Vec<Host>,
-    ) {
-        if dark.contains(host) {
-            return;
-        }
-        for region in regions {
-            let Some(served) = state::served(self.state, host, region.as_str()) else {
-                continue;
-            };
-            if served.project != *self.project()
-                || served.resource.is_none()
-                || served.mode == Mode::Off
-            {
-                continue;
-            }
-            let candidates = state::candidates(self.state, self.project(), host, region.as_str());
-            let mut usable = candidates
-                .iter()
-                .filter(|c| c.usable(self.now()))
-                .peekable();
-            if usable.peek().is_some() && usable.all(|c| c.certificate == certificate.id) {
-                dark.push(host.clone());
-                return;
-            }
-        }
-    }
-
-    /// Whether another usable certificate names the same wildcard in each of these regions: then nothing below it goes dark.
-    fn covered_elsewhere(&self, certificate: &Certificate, name: &Host, regions: &[Slug]) -> bool {
-        let others: Vec<Certificate> = self
-            .state
-            .covering(self.project(), name.as_str())
-            .into_iter()
-            .filter(|c| c.id != certificate.id)
-            .collect();
-        regions.iter().all(|region| {
-            others.iter().any(|c| {
-                c.candidates(region.as_str(), name.as_str())
-                    .any(|candidate| candidate.usable(self.now()))
-            })
-        })
     }
 
     fn version(&self, id: CertificateId, version: u32) -> Result<(Certificate, Status), Rejection> {
@@ -1363,7 +1509,7 @@ impl<R: Read> Decider<'_, R> {
             Err(reasons) => CertificateFailed {
                 id: c.id,
                 version: c.version,
-                reasons: reasons.clone(),
+                reasons: reasons.iter().take(REASONS_MAX).cloned().collect(),
             }
             .into(),
         };
@@ -1372,9 +1518,11 @@ impl<R: Read> Decider<'_, R> {
 
     fn expire_certificate(&self, c: &ExpireCertificate) -> Decision {
         let (certificate, status) = self.version(c.id, c.version)?;
-        let ended = certificate
-            .version(c.version)
-            .is_some_and(|v| self.now() >= v.facts.not_after);
+        // The due row goes when the end is noted, whatever the status was; without it every tick could note it anew.
+        let ended = certificate.version(c.version).is_some_and(|v| {
+            let due = state::key::expiry(v.facts.not_after, c.id, c.version);
+            self.now() >= v.facts.not_after && self.state.get(Table::Expiry, &due).is_some()
+        });
         if !ended || status == Status::Expired {
             return no(
                 Code::Conflict,
@@ -1408,6 +1556,242 @@ impl<R: Read> Decider<'_, R> {
     }
 }
 
+fn dark_message(dark: &[Host], complete: bool) -> String {
+    if dark.is_empty() {
+        return "it serves so many hosts that not all could be looked at: some may lose HTTPS"
+            .into();
+    }
+    let named: Vec<&str> = dark.iter().map(Host::as_str).collect();
+    let more = if complete { "" } else { " and perhaps more" };
+    format!("these hosts would lose HTTPS: {}{more}", named.join(", "))
+}
+
+/// The search for hosts that go dark. It reads a bounded number of rows, however many hosts there are.
+struct Search<'a, R> {
+    decider: &'a Decider<'a, R>,
+    certificate: &'a Certificate,
+    /// Where versions of it leave.
+    regions: &'a [Slug],
+    /// Which versions leave.
+    leaves: &'a dyn Fn(u32) -> bool,
+    /// What was found.
+    dark: Vec<Host>,
+    /// How many more rows may be read.
+    left: usize,
+    /// The certificates of a wildcard, which the hosts below it share.
+    wildcards: BTreeMap<String, Rc<Vec<Certificate>>>,
+}
+
+/// A search ended early: enough was found, or too much was read.
+struct Enough;
+
+impl<R: Read> Search<'_, R> {
+    fn run(&mut self) -> Result<(), Enough> {
+        // Only what is usable now can be the last usable one.
+        let names: BTreeSet<Host> = self
+            .certificate
+            .versions
+            .iter()
+            .filter(|v| (self.leaves)(v.version) && v.usable(self.decider.now()))
+            .flat_map(|v| &v.facts.names)
+            .filter_map(|name| Host::parse(name).ok())
+            .collect();
+        let control = self.decider.state.control();
+        for name in names {
+            self.host(&name)?;
+            if !name.is_wildcard() {
+                continue;
+            }
+            if let Some(control) = &control
+                && name.is_within(&control.platform_domain)
+            {
+                self.provider_domains(&name, &control.platform_domain)?;
+                continue;
+            }
+            let covering = self.covering(name.as_str())?;
+            let kept = self.kept(&covering, name.as_str());
+            if self.regions.iter().any(|region| !kept.contains(region)) {
+                self.below(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, rows: usize) -> Result<(), Enough> {
+        self.left = self.left.checked_sub(rows).ok_or(Enough)?;
+        Ok(())
+    }
+
+    fn found(&mut self, host: &Host) -> Result<(), Enough> {
+        if !self.dark.contains(host) {
+            self.dark.push(host.clone());
+        }
+        if self.dark.len() < DARK_NAMED {
+            Ok(())
+        } else {
+            Err(Enough)
+        }
+    }
+
+    fn covering(&mut self, name: &str) -> Result<Rc<Vec<Certificate>>, Enough> {
+        if let Some(known) = self.wildcards.get(name).cloned() {
+            self.read(known.len())?;
+            return Ok(known);
+        }
+        let read = Rc::new(self.decider.state.covering(self.decider.project(), name));
+        self.read(1 + read.len())?;
+        if name.starts_with("*.") {
+            self.wildcards.insert(name.to_owned(), Rc::clone(&read));
+        }
+        Ok(read)
+    }
+
+    /// The regions in which something usable for this name stays.
+    fn kept(&self, covering: &[Certificate], name: &str) -> BTreeSet<Slug> {
+        let now = self.decider.now();
+        covering
+            .iter()
+            .filter(|c| {
+                c.covering(name).any(|v| {
+                    v.usable(now) && (c.id != self.certificate.id || !(self.leaves)(v.version))
+                })
+            })
+            .flat_map(|c| {
+                c.regions.iter().filter(|region| {
+                    c.id != self.certificate.id
+                        || !self.regions.contains(region)
+                        || c.covering(name)
+                            .any(|v| v.usable(now) && !(self.leaves)(v.version))
+                })
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// The regions among those asked about in which a host is live: attached, HTTPS on, and this project's.
+    fn live(&mut self, host: &Host) -> Result<Vec<Slug>, Enough> {
+        let Some(first) = self.regions.first() else {
+            return Ok(Vec::new());
+        };
+        self.read(1)?;
+        let mine = |served: &state::Served| served.project == *self.decider.project();
+        let state = self.decider.state;
+        let claim = state::served(state, host, first.as_str())
+            .filter(mine)
+            .and_then(|served| served.claim);
+        if let Some(claim) = claim {
+            return Ok(self
+                .regions
+                .iter()
+                .filter(|region| {
+                    claim.attached.contains_key(region.as_str())
+                        && claim.mode_in(region.as_str()) != Mode::Off
+                })
+                .cloned()
+                .collect());
+        }
+        if !self.decider.project().is_platform() {
+            return Ok(Vec::new());
+        }
+        // A provider domain carries its region in itself.
+        let live: Vec<Slug> = self
+            .regions
+            .iter()
+            .filter(|region| {
+                state::served(state, host, region.as_str())
+                    .filter(mine)
+                    .is_some_and(|served| served.resource.is_some())
+            })
+            .cloned()
+            .collect();
+        self.read(self.regions.len())?;
+        Ok(live)
+    }
+
+    fn host(&mut self, host: &Host) -> Result<(), Enough> {
+        let live = self.live(host)?;
+        if live.is_empty() {
+            return Ok(());
+        }
+        let now = self.decider.now();
+        let mut kept: BTreeSet<Slug> = BTreeSet::new();
+        let mut had = false;
+        for name in state::names_for(host) {
+            let covering = self.covering(&name)?;
+            had |= self
+                .certificate
+                .covering(&name)
+                .any(|v| v.usable(now) && (self.leaves)(v.version));
+            kept.extend(self.kept(&covering, &name));
+        }
+        if had
+            && live
+                .iter()
+                .any(|r| self.certificate.regions.contains(r) && !kept.contains(r))
+        {
+            self.found(host)?;
+        }
+        Ok(())
+    }
+
+    /// The hosts below a wildcard that have claims of their own.
+    fn below(&mut self, wildcard: &Host) -> Result<(), Enough> {
+        let prefix = state::key::pair(self.decider.project(), wildcard.parent());
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .decider
+                .state
+                .scan(Table::ClaimBelow, &prefix, after.as_deref(), PAGE);
+            for (row, _) in &page {
+                if let Ok(host) = Host::parse(Parts::of(&row[prefix.len()..]).text()) {
+                    self.host(&host)?;
+                }
+            }
+            match page.last() {
+                Some((row, _)) if page.len() == PAGE => after = Some(row.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The provider domains of a region, which live below the platform's wildcard without claims.
+    fn provider_domains(&mut self, wildcard: &Host, platform: &str) -> Result<(), Enough> {
+        if !self.decider.project().is_platform() {
+            return Ok(());
+        }
+        let Some(region) = self
+            .regions
+            .iter()
+            .find(|region| wildcard.parent().strip_suffix(platform) == Some(&format!("{region}.")))
+        else {
+            return Ok(());
+        };
+        let covering = self.covering(wildcard.as_str())?;
+        if self.kept(&covering, wildcard.as_str()).contains(region) {
+            return Ok(());
+        }
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .decider
+                .state
+                .scan(Table::Resource, &[], after.as_deref(), PAGE);
+            self.read(page.len())?;
+            let there = page
+                .iter()
+                .any(|(_, row)| decode::<Resource>(row).regions.contains(region));
+            if there {
+                return self.found(wildcard);
+            }
+            match page.last() {
+                Some((row, _)) if page.len() == PAGE => after = Some(row.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
 /// Whether an IPv4 address is one that an edge may connect to without an operator's word.
 pub fn public_v4(address: std::net::Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
@@ -1422,6 +1806,8 @@ pub fn public_v4(address: std::net::Ipv4Addr) -> bool {
         // Shared address space (RFC 6598), protocol assignments (RFC 6890) and benchmarking (RFC 2544).
         || (a == 100 && (64..128).contains(&b))
         || (a == 192 && b == 0 && c == 0)
+        // Relays of 6to4 (RFC 7526).
+        || (a == 192 && b == 88 && c == 99)
         || (a == 198 && (b == 18 || b == 19)))
 }
 
@@ -1436,6 +1822,8 @@ pub fn public_v6(address: std::net::Ipv6Addr) -> bool {
         && !(s0 == 0x2001 && s1 == 0xdb8)
         && !(s0 == 0x2001 && s1 < 0x200)
         && s0 != 0x2002
+        // Documentation (RFC 9637).
+        && !(s0 == 0x3fff && s1 < 0x1000)
 }
 
 fn clip(text: &str) -> String {
@@ -1443,16 +1831,6 @@ fn clip(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-fn rfc3339(seconds: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|t| {
-            t.format(&time::format_description::well_known::Rfc3339)
-                .ok()
-        })
-        .unwrap_or_else(|| format!("{seconds} seconds after 1970"))
 }
 
 /// Rights: which subjects of a project somebody may use.

@@ -391,6 +391,9 @@ events! {
         version: u32,
         /// What its bytes say.
         facts: Facts,
+        /// Older versions that left with this: failed, revoked, ended long ago, or one too many.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        dropped: Vec<u32>,
     }
     /// A certificate was deployed to further regions.
     CertificateDeployed = "certificate.deployed" {

@@ -3,8 +3,10 @@
 //! Where an event does not fit the tables (which cannot come from [`decide`](crate::decide::decide), but a reader must not
 //! depend on that), it changes nothing.
 
+use std::collections::BTreeSet;
+
 use crate::event::{CertificateKind, Event, Facts, Https, Recorded};
-use crate::names::{CertificateId, Digest, Host, Slug};
+use crate::names::{CertificateId, Digest, Host, ResourceId, Slug};
 use crate::selection::Mode;
 use crate::state::{
     Access, Applied, Certificate, Claim, ClaimStatus, Control, Country, Edge, Key, Project,
@@ -20,16 +22,17 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
         time: recorded.time,
     };
     match &recorded.event {
-        Event::ControlGenesis(e) => state.put(
-            Table::Control,
-            key::control(),
-            &Control {
-                log: e.log.clone(),
-                signer: e.signer,
-                platform_domain: e.platform_domain.clone(),
-                epoch: 0,
-            },
-        ),
+        Event::ControlGenesis(e) => {
+            if state.control().is_none() {
+                let control = Control {
+                    log: e.log.clone(),
+                    signer: e.signer,
+                    platform_domain: e.platform_domain.clone(),
+                    epoch: 0,
+                };
+                state.put(Table::Control, key::control(), &control);
+            }
+        }
         Event::ControlLeaderElected(e) => {
             if let Some(mut control) = state.control() {
                 control.epoch = e.epoch;
@@ -37,29 +40,34 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             }
         }
         Event::ProjectCreated(e) => {
-            state.put(
-                Table::Project,
-                key::text(&e.project),
-                &Project {
+            if state.project(e.project.as_str()).is_none() {
+                let project = Project {
                     status: ProjectStatus::Active,
                     created: at.sequence,
-                },
-            );
+                };
+                put_project(state, &at, &e.project, &project);
+            }
         }
-        Event::ProjectSuspended(e) => project_status(state, &e.project, ProjectStatus::Suspended),
-        Event::ProjectResumed(e) => project_status(state, &e.project, ProjectStatus::Active),
-        Event::ProjectDeleted(e) => project_status(state, &e.project, ProjectStatus::Deleted),
-        Event::AccessCreated(e) => state.put(
-            Table::Access,
-            key::pair(&e.project, &e.actor),
-            &Access {
+        Event::ProjectSuspended(e) => {
+            project_status(state, &at, &e.project, ProjectStatus::Suspended);
+        }
+        Event::ProjectResumed(e) => project_status(state, &at, &e.project, ProjectStatus::Active),
+        Event::ProjectDeleted(e) => project_status(state, &at, &e.project, ProjectStatus::Deleted),
+        Event::AccessCreated(e) => {
+            let access = Access {
                 nkey: e.nkey.clone(),
                 rights: e.rights.clone(),
                 expires: e.expires,
                 revoked: false,
                 created: at.sequence,
-            },
-        ),
+            };
+            state.put(Table::Access, key::pair(&e.project, &e.actor), &access);
+            state.put(
+                Table::AccessKey,
+                key::text(&e.nkey),
+                &(&e.project, &e.actor),
+            );
+        }
         Event::AccessRevoked(e) => {
             if let Some(mut access) = state.access(e.project.as_str(), e.actor.as_str()) {
                 access.revoked = true;
@@ -83,17 +91,17 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 },
             );
         }
-        Event::RegionEdgeEnrolled(e) => state.put(
-            Table::Edge,
-            key::pair(&e.region, &e.edge),
-            &Edge {
+        Event::RegionEdgeEnrolled(e) => {
+            let edge = Edge {
                 nkey: e.nkey.clone(),
                 hpke: e.hpke,
                 enrolled: at.sequence,
                 evicted: false,
                 token: e.token.clone(),
-            },
-        ),
+            };
+            state.put(Table::Edge, key::pair(&e.region, &e.edge), &edge);
+            state.put(Table::EdgeToken, key::text(&e.token), &(&e.region, &e.edge));
+        }
         Event::RegionEdgeEvicted(e) => {
             if let Some(mut edge) = state.edge(e.region.as_str(), e.edge.as_str()) {
                 edge.evicted = true;
@@ -134,7 +142,7 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 revision: 1,
             };
             state.put(Table::ResourceName, key::pair(at.project, &e.name), &e.id);
-            state.put(Table::Resource, key::resource(e.id), &resource);
+            put_resource(state, &at, &resource);
         }
         Event::ResourceChanged(e) => {
             if let Some(mut resource) = state.resource(e.id) {
@@ -143,15 +151,28 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 resource.keep_host = e.keep_host;
                 resource.private_origin = e.private_origin;
                 resource.revision += 1;
-                state.put(Table::Resource, key::resource(e.id), &resource);
+                put_resource(state, &at, &resource);
             }
         }
         Event::ResourceDeleted(e) => {
-            state.remove(Table::Resource, key::resource(e.id));
-            state.remove(Table::ResourceName, key::pair(at.project, &e.name));
+            if let Some(resource) = state.resource(e.id) {
+                let name = key::pair(&resource.project, &resource.name);
+                state.remove(Table::Resource, key::resource(e.id));
+                state.put(
+                    Table::ResourceHistory,
+                    key::at(name.clone(), at.sequence),
+                    &None::<Resource>,
+                );
+                state.remove(Table::ResourceName, name);
+            }
         }
         Event::DomainAdded(e) => {
             let former = state.claim(e.host.as_str(), at.project.as_str());
+            if former.as_ref().is_some_and(|claim| {
+                matches!(claim.status, ClaimStatus::Pending | ClaimStatus::Proven)
+            }) {
+                return;
+            }
             let claim = Claim {
                 host: e.host.clone(),
                 project: at.project.clone(),
@@ -168,7 +189,13 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             put_claim(state, &at, claim);
         }
         Event::DomainProven(e) => {
-            if let Some(mut claim) = state.claim(e.host.as_str(), at.project.as_str()) {
+            let free = state
+                .holder(e.host.as_str())
+                .is_none_or(|holder| holder == *at.project);
+            let claim = state
+                .claim(e.host.as_str(), at.project.as_str())
+                .filter(|claim| free && claim.status != ClaimStatus::Released);
+            if let Some(mut claim) = claim {
                 claim.status = ClaimStatus::Proven;
                 claim.proof = Some(e.proof);
                 state.put(Table::Holder, key::text(&e.host), at.project);
@@ -186,23 +213,38 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
         }
         Event::DomainAttached(e) => change_claim(state, &at, &e.host, |claim, left| {
             for region in &e.regions {
-                if let Some(before) = claim.attached.insert(region.clone(), e.resource)
-                    && before != e.resource
-                {
-                    left.push(before);
+                if let Some(before) = claim.attached.insert(region.clone(), e.resource) {
+                    left.push((before, region.clone()));
                 }
             }
         }),
         Event::DomainDetached(e) => change_claim(state, &at, &e.host, |claim, left| {
             for region in &e.regions {
-                left.extend(claim.attached.remove(region));
+                let before = claim.attached.remove(region);
+                left.extend(before.map(|resource| (resource, region.clone())));
             }
         }),
         Event::DomainBound(e) => change_claim(state, &at, &e.host, |claim, _| {
             set_mode(claim, e.region.as_ref(), Mode::Bound(e.certificate));
         }),
         Event::DomainUnbound(e) => change_claim(state, &at, &e.host, |claim, _| {
-            set_mode(claim, e.region.as_ref(), Mode::Auto);
+            // What was switched off stays off: only a binding ends.
+            let unbind = |mode: &mut Mode| {
+                if matches!(mode, Mode::Bound(_)) {
+                    *mode = Mode::Auto;
+                }
+            };
+            match &e.region {
+                Some(region) => {
+                    let mut mode = claim.mode_in(region.as_str());
+                    unbind(&mut mode);
+                    claim.modes.insert(region.clone(), mode);
+                }
+                None => {
+                    unbind(&mut claim.mode);
+                    claim.modes.values_mut().for_each(unbind);
+                }
+            }
         }),
         Event::DomainHttpsSet(e) => change_claim(state, &at, &e.host, |claim, _| {
             let mode = match e.https {
@@ -214,6 +256,13 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
         Event::DomainMoved(e) => end_claim(state, &at, &e.host, ClaimStatus::Moved),
         Event::DomainReleased(e) => end_claim(state, &at, &e.host, ClaimStatus::Released),
         Event::CertificateAdded(e) => {
+            if state
+                .certificate_named(at.project.as_str(), e.name.as_str())
+                .is_some()
+                || state.certificate(e.id).is_some()
+            {
+                return;
+            }
             let certificate = Certificate {
                 id: e.id,
                 project: at.project.clone(),
@@ -232,11 +281,16 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 key::pair(at.project, &e.name),
                 &e.id,
             );
-            add_version(state, &at, certificate, 1, &e.facts);
+            let certificate = add_version(state, certificate, at.sequence, 1, &e.facts);
+            put_certificate(state, &at, certificate);
         }
         Event::CertificateReplaced(e) => {
-            if let Some(certificate) = state.certificate(e.id) {
-                add_version(state, &at, certificate, e.version, &e.facts);
+            let fits = |c: &Certificate| c.latest().is_some_and(|v| v.version < e.version);
+            if let Some(certificate) = living(state, e.id).filter(fits) {
+                let mut certificate =
+                    add_version(state, certificate, at.sequence, e.version, &e.facts);
+                drop_versions(state, &mut certificate, &e.dropped);
+                put_certificate(state, &at, certificate);
             }
         }
         Event::CertificateVerified(e) => change_version(state, &at, e.id, e.version, |version| {
@@ -269,7 +323,7 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             });
         }
         Event::CertificateDeployed(e) => {
-            if let Some(mut certificate) = state.certificate(e.id) {
+            if let Some(mut certificate) = living(state, e.id) {
                 certificate.regions.extend(e.regions.iter().cloned());
                 certificate.regions.sort();
                 certificate.regions.dedup();
@@ -278,28 +332,30 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             }
         }
         Event::CertificateWithdrawn(e) => {
-            if let Some(mut certificate) = state.certificate(e.id) {
+            if let Some(mut certificate) = living(state, e.id) {
                 certificate.regions.retain(|r| !e.regions.contains(r));
                 certificate.revision += 1;
                 put_certificate(state, &at, certificate);
             }
         }
         Event::CertificateDeleted(e) => {
-            if let Some(mut certificate) = state.certificate(e.id) {
-                state.remove(Table::CertificateName, key::pair(at.project, &e.name));
+            if let Some(mut certificate) = living(state, e.id) {
+                let project = certificate.project.clone();
+                state.remove(
+                    Table::CertificateName,
+                    key::pair(&project, &certificate.name),
+                );
                 for version in &mut certificate.versions {
-                    for name in hosts(&version.facts) {
-                        state.remove(Table::Cover, key::cover(at.project, &name, e.id));
-                    }
-                    state.remove(Table::Unverified, key::version(e.id, version.version));
-                    state.remove(
-                        Table::Expiry,
-                        key::expiry(version.facts.not_after, e.id, version.version),
-                    );
-                    version.status = Status::Deleted;
                     if certificate.kind == CertificateKind::Server {
-                        use_key(state, at.project, version.facts.spki, -1);
+                        for name in hosts(&version.facts) {
+                            let cover = key::cover(&project, &name, e.id);
+                            state.remove(Table::Cover, cover.clone());
+                            state.put(Table::CoverEver, cover, &at.sequence);
+                        }
+                        use_key(state, &project, version.facts.spki, -1);
                     }
+                    forget_dues(state, e.id, version);
+                    version.status = Status::Deleted;
                 }
                 certificate.deleted = true;
                 certificate.revision += 1;
@@ -307,7 +363,10 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             }
         }
         Event::KeySealed(e) => {
-            state.put(Table::Key, key::spki(at.project, e.spki), &Key { users: 0 })
+            let row = key::spki(at.project, e.spki);
+            if state.get(Table::Key, &row).is_none() {
+                state.put(Table::Key, row, &Key { users: 0 });
+            }
         }
         Event::KeyDestroyed(e) => state.remove(Table::Key, key::spki(at.project, e.spki)),
         Event::CommandRejected(_) => {}
@@ -320,11 +379,42 @@ struct At<'a> {
     time: i64,
 }
 
-fn project_status<R: Read>(state: &mut Overlay<'_, R>, project: &Slug, status: ProjectStatus) {
-    if let Some(mut row) = state.project(project.as_str()) {
+fn project_status<R: Read>(
+    state: &mut Overlay<'_, R>,
+    at: &At<'_>,
+    project: &Slug,
+    status: ProjectStatus,
+) {
+    let row = state.project(project.as_str());
+    if let Some(mut row) = row.filter(|row| row.status != ProjectStatus::Deleted) {
         row.status = status;
-        state.put(Table::Project, key::text(project), &row);
+        put_project(state, at, project, &row);
     }
+}
+
+fn put_project<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, project: &Slug, row: &Project) {
+    let key = key::text(project);
+    state.put(
+        Table::ProjectHistory,
+        key::at(key.clone(), at.sequence),
+        row,
+    );
+    state.put(Table::Project, key, row);
+}
+
+fn put_resource<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, resource: &Resource) {
+    let name = key::pair(&resource.project, &resource.name);
+    state.put(
+        Table::ResourceHistory,
+        key::at(name, at.sequence),
+        &Some(resource),
+    );
+    state.put(Table::Resource, key::resource(resource.id), resource);
+}
+
+/// A certificate that was not deleted.
+fn living<R: Read>(state: &Overlay<'_, R>, id: CertificateId) -> Option<Certificate> {
+    state.certificate(id).filter(|c| !c.deleted)
 }
 
 fn put_claim<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, mut claim: Claim) {
@@ -338,12 +428,12 @@ fn put_claim<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, mut claim: Claim)
     state.put(Table::Claim, row, &claim);
 }
 
-/// Changes a claim by a user's command; `left` receives resources that may have lost the host.
+/// Changes a claim by a user's command; `left` receives the resources that had the host, with the regions.
 fn change_claim<R: Read>(
     state: &mut Overlay<'_, R>,
     at: &At<'_>,
     host: &Host,
-    change: impl FnOnce(&mut Claim, &mut Vec<crate::names::ResourceId>),
+    change: impl FnOnce(&mut Claim, &mut Vec<(ResourceId, Slug)>),
 ) {
     let Some(mut claim) = state.claim(host.as_str(), at.project.as_str()) else {
         return;
@@ -351,23 +441,34 @@ fn change_claim<R: Read>(
     let mut left = Vec::new();
     change(&mut claim, &mut left);
     claim.revision += 1;
-    for resource in left {
-        if !claim.attached.values().any(|r| *r == resource) {
-            state.remove(Table::Attachment, key::attachment(resource, host.as_str()));
-        }
+    for (resource, region) in &left {
+        detach(state, host, *resource, region);
     }
-    for resource in claim.attached.values() {
+    for (region, resource) in &claim.attached {
         state.mark(Table::Attachment, key::attachment(*resource, host.as_str()));
+        state.mark(
+            Table::AttachedIn,
+            key::attached_in(*resource, region.as_str(), host.as_str()),
+        );
     }
     put_claim(state, at, claim);
+}
+
+/// Takes a host out of a resource's indexes. What remains attached is marked again by the caller.
+fn detach<R: Read>(state: &mut Overlay<'_, R>, host: &Host, resource: ResourceId, region: &Slug) {
+    state.remove(Table::Attachment, key::attachment(resource, host.as_str()));
+    state.remove(
+        Table::AttachedIn,
+        key::attached_in(resource, region.as_str(), host.as_str()),
+    );
 }
 
 fn end_claim<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, host: &Host, status: ClaimStatus) {
     let Some(mut claim) = state.claim(host.as_str(), at.project.as_str()) else {
         return;
     };
-    for resource in claim.attached.values() {
-        state.remove(Table::Attachment, key::attachment(*resource, host.as_str()));
+    for (region, resource) in &claim.attached {
+        detach(state, host, *resource, region);
     }
     // The holder may already be the project that it moved to.
     if state.holder(host.as_str()).as_ref() == Some(at.project) {
@@ -427,18 +528,18 @@ fn put_certificate<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, mut certifi
 
 fn add_version<R: Read>(
     state: &mut Overlay<'_, R>,
-    at: &At<'_>,
     mut certificate: Certificate,
+    added: u64,
     version: u32,
     facts: &Facts,
-) {
+) -> Certificate {
     if certificate.kind == CertificateKind::Server {
         for name in hosts(facts) {
-            let cover = key::cover(at.project, &name, certificate.id);
+            let cover = key::cover(&certificate.project, &name, certificate.id);
             state.mark(Table::Cover, cover.clone());
             state.mark(Table::CoverEver, cover);
         }
-        use_key(state, at.project, facts.spki, 1);
+        use_key(state, &certificate.project, facts.spki, 1);
     }
     state.mark(Table::Unverified, key::version(certificate.id, version));
     state.mark(
@@ -451,10 +552,46 @@ fn add_version<R: Read>(
         reasons: Vec::new(),
         trust: None,
         facts: facts.clone(),
-        added: at.sequence,
+        added,
     });
     certificate.revision += 1;
-    put_certificate(state, at, certificate);
+    certificate
+}
+
+/// Takes versions out of a certificate, with their names where no version that stays has them. Their history remains.
+fn drop_versions<R: Read>(
+    state: &mut Overlay<'_, R>,
+    certificate: &mut Certificate,
+    dropped: &[u32],
+) {
+    let (left, stay): (Vec<Version>, Vec<Version>) = std::mem::take(&mut certificate.versions)
+        .into_iter()
+        .partition(|v| dropped.contains(&v.version));
+    certificate.versions = stay;
+    let kept: BTreeSet<String> = certificate
+        .versions
+        .iter()
+        .flat_map(|v| hosts(&v.facts))
+        .collect();
+    for version in &left {
+        forget_dues(state, certificate.id, version);
+        if certificate.kind == CertificateKind::Server {
+            for name in hosts(&version.facts).filter(|name| !kept.contains(name)) {
+                let cover = key::cover(&certificate.project, &name, certificate.id);
+                state.remove(Table::Cover, cover);
+            }
+            use_key(state, &certificate.project, version.facts.spki, -1);
+        }
+    }
+}
+
+/// Nothing more is owed to a version.
+fn forget_dues<R: Read>(state: &mut Overlay<'_, R>, id: CertificateId, version: &Version) {
+    state.remove(Table::Unverified, key::version(id, version.version));
+    state.remove(
+        Table::Expiry,
+        key::expiry(version.facts.not_after, id, version.version),
+    );
 }
 
 fn change_version<R: Read>(
@@ -464,7 +601,7 @@ fn change_version<R: Read>(
     version: u32,
     change: impl FnOnce(&mut Version),
 ) {
-    let Some(mut certificate) = state.certificate(id) else {
+    let Some(mut certificate) = living(state, id) else {
         return;
     };
     let Some(row) = certificate

@@ -5,7 +5,9 @@
 
 use crate::names::{CertificateId, Host, Slug};
 use crate::selection::{self, Candidate, Mode};
-use crate::state::{Applied, Certificate, Claim, Resource, Served, State, key, names_for};
+use crate::state::{
+    Applied, Certificate, Claim, Project, ProjectStatus, Resource, Served, State, key, names_for,
+};
 use crate::store::{Parts, Read, Table, decode};
 
 /// A row of a history as of a sequence.
@@ -40,8 +42,12 @@ pub fn ranking_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -
     let mut ranked: Vec<Candidate> = Vec::new();
     for name in names_for(host) {
         let prefix = key::pair(&served.project, &name);
-        for (row, _) in state.scan(Table::CoverEver, &prefix, None, usize::MAX) {
+        for (row, deleted) in ever(state, &prefix, sequence) {
             let id = CertificateId(Parts::of(&row[prefix.len()..]).number());
+            if let Some(deleted) = deleted.filter(|deleted| *deleted <= sequence) {
+                since = since.max(deleted);
+                continue;
+            }
             let Some((changed, certificate)) = as_of::<Certificate>(
                 state,
                 Table::CertificateHistory,
@@ -76,6 +82,30 @@ pub fn ranking_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -
     })
 }
 
+/// Every certificate that named this by a sequence, in order, with the sequence at which it was deleted.
+fn ever<'a>(
+    state: &'a impl Read,
+    prefix: &'a [u8],
+    sequence: u64,
+) -> impl Iterator<Item = (Vec<u8>, Option<u64>)> + 'a {
+    const PAGE: usize = 256;
+    let mut after: Option<Vec<u8>> = Some(prefix.to_vec());
+    std::iter::from_fn(move || {
+        let page = state.scan(Table::CoverEver, prefix, Some(after.as_deref()?), PAGE);
+        after = (page.len() == PAGE)
+            .then(|| page.last().map(|(row, _)| row.clone()))
+            .flatten();
+        Some(page)
+    })
+    .flatten()
+    // An id is the sequence at which the certificate came in, so later ones follow.
+    .take_while(move |(row, _)| Parts::of(&row[prefix.len()..]).number() <= sequence)
+    .map(|(row, value)| {
+        let deleted = (!value.is_empty()).then(|| decode(&value));
+        (row, deleted)
+    })
+}
+
 fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Option<(Served, u64)> {
     let control = state.control()?;
     if host.is_within(&control.platform_domain) {
@@ -83,20 +113,22 @@ fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Opt
             .as_str()
             .strip_suffix(&format!(".{region}.{}", control.platform_domain))?;
         let (name, project) = label.split_once("--")?;
-        let resource: Resource = state.resource_named(project, name)?;
-        let there =
-            resource.id.0 <= sequence && resource.regions.iter().any(|r| r.as_str() == region);
-        return there.then(|| {
-            (
-                Served {
-                    project: Slug::platform(),
-                    resource: Some(resource.id),
-                    mode: Mode::Auto,
-                    claim: None,
-                },
-                resource.id.0,
-            )
-        });
+        let (changed, resource) = as_of::<Option<Resource>>(
+            state,
+            Table::ResourceHistory,
+            key::pair(project, name),
+            sequence,
+        )?;
+        let resource =
+            resource.filter(|r| r.regions.iter().any(|there| there.as_str() == region))?;
+        let (since, active) = active_at(state, project, sequence);
+        let served = Served {
+            project: Slug::platform(),
+            resource: active.then_some(resource.id),
+            mode: Mode::Auto,
+            claim: None,
+        };
+        return Some((served, changed.max(since)));
     }
     for name in names_for(host) {
         let holder = as_of::<Option<Slug>>(state, Table::HolderHistory, key::text(&name), sequence);
@@ -107,16 +139,25 @@ fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Opt
                 key::pair(&name, &project),
                 sequence,
             )?;
+            let (since, active) = active_at(state, project.as_str(), sequence);
             let served = Served {
                 project,
-                resource: claim.attached.get(region).copied(),
+                resource: claim.attached.get(region).copied().filter(|_| active),
                 mode: claim.mode_in(region),
                 claim: Some(claim),
             };
-            return Some((served, held.max(changed)));
+            return Some((served, held.max(changed).max(since)));
         }
     }
     None
+}
+
+/// Whether a project was active as of a sequence, and since which event.
+fn active_at(state: &impl Read, project: &str, sequence: u64) -> (u64, bool) {
+    as_of::<Project>(state, Table::ProjectHistory, key::text(project), sequence)
+        .map_or((0, false), |(since, project)| {
+            (since, project.status == ProjectStatus::Active)
+        })
 }
 
 /// What the edges of a region had last reported by a sequence.

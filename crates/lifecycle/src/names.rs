@@ -171,7 +171,7 @@ impl Host {
         let base = if base
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
-            && !base.contains("xn--")
+            && !has_ace_prefix(base)
         {
             base.to_ascii_lowercase()
         } else {
@@ -208,10 +208,13 @@ impl Host {
             return Err(Error::Host);
         }
         // A name whose last label is a number is read as an IPv4 address by browsers (WHATWG URL, "ends in a number").
-        if labels
-            .last()
-            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
-        {
+        let number = |last: &&str| {
+            last.bytes().all(|b| b.is_ascii_digit())
+                || last
+                    .strip_prefix("0x")
+                    .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        };
+        if labels.last().is_some_and(number) {
             return Err(Error::Host);
         }
         Ok(Self(whole))
@@ -265,6 +268,13 @@ impl Host {
         let base = self.0.strip_prefix("*.").unwrap_or(&self.0);
         psl::suffix_str(base) == Some(base)
     }
+}
+
+/// Whether a label may be an A-label, in any case: then it must be checked, or a host that was stored would not be read again.
+fn has_ace_prefix(base: &str) -> bool {
+    base.as_bytes()
+        .windows(4)
+        .any(|four| four.eq_ignore_ascii_case(b"xn--"))
 }
 
 impl TryFrom<String> for Host {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
@@ -122,15 +123,32 @@ impl fmt::Display for Code {
 ///
 /// The texts name what the state holds and never quote what the command brought: a rejection goes into the log, and a log
 /// must not carry whatever a client chose to write.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Reason {
     /// The code.
     pub code: Code,
     /// What was found, one sentence.
     pub message: String,
     /// What to do next; empty when there is nothing to do.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub hint: String,
+}
+
+impl Serialize for Reason {
+    /// An empty hint is left out where fields have names. A row's fields have none: there each must be written, or what
+    /// follows could not be read again.
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let skip = to.is_human_readable() && self.hint.is_empty();
+        let mut fields = to.serialize_struct("Reason", if skip { 2 } else { 3 })?;
+        fields.serialize_field("code", &self.code)?;
+        fields.serialize_field("message", &self.message)?;
+        if skip {
+            fields.skip_field("hint")?;
+        } else {
+            fields.serialize_field("hint", &self.hint)?;
+        }
+        fields.end()
+    }
 }
 
 impl Reason {

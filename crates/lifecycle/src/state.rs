@@ -3,7 +3,7 @@
 //! Everything here is what the events said, arranged for deciding and asking. Who is active is never stored: it depends
 //! on the date, and is computed from these rows when somebody asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -243,6 +243,13 @@ impl Version {
             status => status,
         }
     }
+
+    /// Whether it may be served at `now` (Unix seconds): see [`Candidate::usable`].
+    pub fn usable(&self, now: i64) -> bool {
+        matches!(self.status, Status::Ready | Status::Expired)
+            && self.facts.not_before <= now
+            && now < self.facts.not_after
+    }
 }
 
 /// A named certificate with its versions.
@@ -283,22 +290,25 @@ impl Certificate {
         self.versions.iter().find(|v| v.version == version)
     }
 
+    /// The versions that may be served for a certificate name where it is deployed, whatever their dates.
+    pub fn covering<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Version> + 'a {
+        let served = self.kind == CertificateKind::Server && !self.deleted;
+        self.versions.iter().filter(move |v| {
+            served
+                && matches!(v.status, Status::Ready | Status::Expired)
+                && v.facts.names.iter().any(|n| n == name)
+        })
+    }
+
     /// The versions that may be served for a certificate name in a region, as candidates for it.
     pub fn candidates<'a>(
         &'a self,
         region: &'a str,
         name: &'a str,
     ) -> impl Iterator<Item = Candidate> + 'a {
-        let deployed = self.kind == CertificateKind::Server
-            && !self.deleted
-            && self.regions.iter().any(|r| r.as_str() == region);
-        self.versions
-            .iter()
-            .filter(move |v| {
-                deployed
-                    && matches!(v.status, Status::Ready | Status::Expired)
-                    && v.facts.names.iter().any(|n| n == name)
-            })
+        let deployed = self.regions.iter().any(|r| r.as_str() == region);
+        self.covering(name)
+            .filter(move |_| deployed)
             .map(move |v| Candidate {
                 certificate: self.id,
                 version: v.version,
@@ -372,6 +382,14 @@ pub mod key {
     pub fn below(project: &Slug, parent: &str, host: &str) -> Vec<u8> {
         RowKey::new().text(project).text(parent).text(host).done()
     }
+    /// A resource's hosts in a region.
+    pub fn attached_in(id: ResourceId, region: &str, host: &str) -> Vec<u8> {
+        RowKey::new().number(id.0).text(region).text(host).done()
+    }
+    /// A resource's region.
+    pub fn resource_region(id: ResourceId, region: &str) -> Vec<u8> {
+        RowKey::new().number(id.0).text(region).done()
+    }
     /// Anything's history.
     pub fn at(mut key: Vec<u8>, sequence: u64) -> Vec<u8> {
         key.extend_from_slice(&sequence.to_be_bytes());
@@ -396,6 +414,10 @@ pub trait State: Read {
     /// Somebody's access.
     fn access(&self, project: &str, actor: &str) -> Option<Access> {
         self.row(Table::Access, &key::pair(project, actor))
+    }
+    /// The project and the actor that an NKEY user public key was given to.
+    fn access_of_key(&self, nkey: &str) -> Option<(Slug, Slug)> {
+        self.row(Table::AccessKey, &key::text(nkey))
     }
     /// A region.
     fn region(&self, region: &str) -> Option<Region> {
@@ -467,15 +489,16 @@ pub trait State: Read {
 
 impl<R: Read> State for R {}
 
-/// How many certificates of one project that name the same SAN are ranked. Far above any quota; a bound all the same.
-pub const COVER_LIMIT: usize = 1_000;
+/// How many living certificates of one project may name the same SAN. Far above any quota; a bound all the same, and one that
+/// [`decide`](crate::decide::decide) keeps, so that no ranking is ever cut short.
+pub const COVER_LIMIT: usize = 256;
 
 /// Who answers for a host in a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     /// The project whose certificates are ranked.
     pub project: Slug,
-    /// The resource that requests go to.
+    /// The resource that requests go to. None: not attached in this region, or the project is suspended.
     pub resource: Option<ResourceId>,
     /// The mode.
     pub mode: Mode,
@@ -504,7 +527,7 @@ pub fn served(state: &impl State, host: &Host, region: &str) -> Option<Served> {
             .filter(|r| r.regions.iter().any(|r| r.as_str() == region))?;
         return Some(Served {
             project: Slug::platform(),
-            resource: Some(resource.id),
+            resource: is_active(state, project).then_some(resource.id),
             mode: Mode::Auto,
             claim: None,
         });
@@ -512,12 +535,20 @@ pub fn served(state: &impl State, host: &Host, region: &str) -> Option<Served> {
     let project = |name: &str| state.holder(name).map(|project| (name.to_owned(), project));
     let (name, project) = project(host.as_str()).or_else(|| project(host.wildcard()?.as_str()))?;
     let claim = state.claim(&name, project.as_str())?;
+    let active = is_active(state, project.as_str());
     Some(Served {
         project,
-        resource: claim.attached.get(region).copied(),
+        resource: claim.attached.get(region).copied().filter(|_| active),
         mode: claim.mode_in(region),
         claim: Some(claim),
     })
+}
+
+/// Nothing of a suspended project is served.
+fn is_active(state: &impl State, project: &str) -> bool {
+    state
+        .project(project)
+        .is_some_and(|p| p.status == ProjectStatus::Active)
 }
 
 /// The certificate names that can serve a host: itself, and the wildcard one level above it.
@@ -528,16 +559,15 @@ pub fn names_for(host: &Host) -> impl Iterator<Item = String> {
 /// The candidates of a project for a host in a region, unranked.
 pub fn candidates(state: &impl State, project: &Slug, host: &Host, region: &str) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
+    // A version may name both the host and the wildcard above it: the host's own name, which comes first, counts.
+    let mut seen: BTreeSet<(CertificateId, u32)> = BTreeSet::new();
     for name in names_for(host) {
         for certificate in state.covering(project, &name) {
-            for candidate in certificate.candidates(region, &name) {
-                // A certificate may name both the host and the wildcard above it: the host's own name counts.
-                if !found.iter().any(|f| {
-                    f.certificate == candidate.certificate && f.version == candidate.version
-                }) {
-                    found.push(candidate);
-                }
-            }
+            found.extend(
+                certificate
+                    .candidates(region, &name)
+                    .filter(|c| seen.insert((c.certificate, c.version))),
+            );
         }
     }
     found
