@@ -1,0 +1,71 @@
+//! `chancery seal`, and how every private key is sealed before it leaves this process (DESIGN 4.1).
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use keyring::{PrivateKey, SealedKey};
+use lifecycle::names::Slug;
+use lifecycle::rejection::Code;
+
+use crate::cli::{Global, Seal};
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::files;
+use crate::output::Out;
+use crate::pem;
+
+#[derive(Deserialize)]
+struct IngestionKey {
+    kid: String,
+    public: String,
+}
+
+pub(super) async fn run(global: &Global, args: Seal, out: &Out) -> Result<ExitCode> {
+    // What is wrong with the file is told before anybody is asked.
+    let key = read_key(&args.key)?;
+    let client = Client::connect(global).await?;
+    let sealed = seal(&client, client.project()?, &key).await?;
+    out.document(&sealed);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the one private key of a file.
+pub(super) fn read_key(path: &std::path::Path) -> Result<PrivateKey> {
+    let mut keys = pem::read(&files::read(path, files::PEM_MAX)?)?.keys;
+    match (keys.pop(), keys.len()) {
+        (Some(key), 0) => Ok(key),
+        (None, _) => Err(Failure::problem(
+            Code::KeyMissing,
+            format!("{} holds no private key", path.display()),
+            "the block begins with -----BEGIN PRIVATE KEY----- or a like line",
+        )),
+        (Some(_), more) => Err(Failure::problem(
+            Code::KeyUnexpected,
+            format!("{} holds {} private keys", path.display(), more + 1),
+            "leave only the one that belongs to the certificate",
+        )),
+    }
+}
+
+/// Seals a key for one project to the present ingestion key.
+pub(super) async fn seal(client: &Client, project: &Slug, key: &PrivateKey) -> Result<SealedKey> {
+    let ingestion: IngestionKey = client
+        .view(project, "ingestion-key", &serde_json::json!({}))
+        .await?;
+    let public: [u8; 32] = data_encoding::BASE64URL_NOPAD
+        .decode(ingestion.public.trim_end_matches('=').as_bytes())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .context("the ingestion key is not one that this release can seal to")?;
+    let sealed =
+        SealedKey::seal(&public, project.as_str(), key).context("sealing the private key")?;
+    // The name is made from the key: another one would mean that something between changed one of them.
+    if sealed.kid != ingestion.kid {
+        return Err(
+            anyhow::anyhow!("the ingestion key does not have the name that it came with").into(),
+        );
+    }
+    Ok(sealed)
+}
