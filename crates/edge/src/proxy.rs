@@ -313,15 +313,14 @@ impl Refusal {
             if error.downcast_ref::<rustls::Error>().is_some() {
                 return bad_gateway("origin_tls");
             }
-            // The TLS layer hides its errors in those of the file system.
-            if let Some(inner) = error
+            // An I/O error that wraps another error names that one's source as its own and so passes over it.
+            source = match error
                 .downcast_ref::<io::Error>()
                 .and_then(io::Error::get_ref)
-                && inner.downcast_ref::<rustls::Error>().is_some()
             {
-                return bad_gateway("origin_tls");
-            }
-            source = error.source();
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         bad_gateway(if error.is_connect() {
             "origin_unreachable"

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use nkeys::{KeyPair, KeyPairType};
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use wire::feed::{ChunkRequest, FORMAT, Report, SyncRequest};
 use wire::subject;
@@ -263,8 +263,6 @@ impl Link {
     /// interruption (`broken` rises) the edge first asks for everything from its own position on, and takes no delta until
     /// that is answered.
     async fn follow(&self, client: &Client, mut broken: watch::Receiver<u64>) {
-        let mut tick = tokio::time::interval(SYNC_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let Ok(deltas) = client
                 .subscribe(subject::delta(self.identity.region().as_str()))
@@ -275,33 +273,42 @@ impl Link {
             };
             let mut deltas = deltas.ready_chunks(BATCH);
             let mut synced = false;
-            let mut heard = true;
+            let mut failures = 0_u32;
             loop {
+                // A lost last delta is missed by nobody, so a quiet feed is asked whether it is. What got no answer is
+                // asked again sooner.
+                let patience = if synced {
+                    SYNC_EVERY
+                } else {
+                    ask_again(failures)
+                };
+                let mut ask = None;
                 tokio::select! {
                     biased;
-                    Ok(()) = broken.changed() => synced = self.catch_up(client, Next::Sync).await,
-                    // A lost last delta is missed by nobody; a quiet feed is asked whether it is.
-                    _ = tick.tick() => {
-                        if (!heard || !synced) && *broken.borrow() > 0 {
-                            synced = self.catch_up(client, Next::Sync).await;
+                    Ok(()) = broken.changed() => ask = Some(Next::Sync),
+                    batch = tokio::time::timeout(patience, deltas.next()) => match batch {
+                        Ok(Some(batch)) if synced => {
+                            let messages = batch.into_iter().map(|message| message.payload).collect();
+                            match self.hand(messages).await {
+                                Some(Next::Nothing) => {}
+                                Some(next) => ask = Some(next),
+                                None => synced = false,
+                            }
                         }
-                        heard = false;
-                    }
-                    batch = deltas.next() => {
-                        let Some(batch) = batch else { break };
-                        heard = true;
-                        if !synced {
-                            // What it says is part of the answer.
-                            synced = self.catch_up(client, Next::Sync).await;
-                            continue;
-                        }
-                        let messages = batch.into_iter().map(|message| message.payload).collect();
-                        match self.hand(messages).await {
-                            Some(Next::Nothing) => {}
-                            Some(next) => synced = self.catch_up(client, next).await,
-                            None => synced = false,
-                        }
-                    }
+                        // What it says is part of the answer.
+                        Ok(Some(_)) => ask = Some(Next::Sync),
+                        Ok(None) => break,
+                        Err(_) if *broken.borrow() > 0 => ask = Some(Next::Sync),
+                        Err(_) => failures = failures.saturating_add(1),
+                    },
+                }
+                if let Some(next) = ask {
+                    synced = self.catch_up(client, next).await;
+                    failures = if synced {
+                        0
+                    } else {
+                        failures.saturating_add(1)
+                    };
                 }
             }
         }
@@ -415,6 +422,11 @@ fn json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value)
         .expect("these shapes hold nothing that JSON cannot write")
         .into()
+}
+
+/// 50 ms doubling to the time after which it would be asked anyway.
+fn ask_again(failures: u32) -> Duration {
+    Duration::from_millis(50 << failures.min(8)).min(SYNC_EVERY)
 }
 
 /// At once, then 10 ms doubling to two seconds.

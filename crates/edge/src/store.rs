@@ -35,6 +35,8 @@ const FORMAT: u16 = 1;
 const FILE: &str = "edge.redb";
 /// The file that a snapshot is loaded into.
 const LOADING: &str = "edge.loading.redb";
+/// Where a file goes that cannot be read.
+const UNREADABLE: &str = "edge.unreadable.redb";
 /// redb's page cache. Opened keys and joined hosts have caches of their own, and the system caches the file.
 const PAGE_CACHE: usize = 8 << 20;
 /// While a snapshot is loaded more pages are worth keeping: they are all written once.
@@ -85,6 +87,25 @@ pub enum Error {
     /// A part of a snapshot does not continue the part before it.
     #[error("this part does not continue the snapshot")]
     Cursor,
+}
+
+impl Error {
+    /// Whether the file itself is at fault, rather than the disk or another process that has it open.
+    fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Malformed => true,
+            Self::Database(error) => match &**error {
+                redb::Error::Corrupted(_)
+                | redb::Error::UpgradeRequired(_)
+                | redb::Error::RepairAborted => true,
+                redb::Error::TableTypeMismatch { .. }
+                | redb::Error::TypeDefinitionChanged { .. } => true,
+                redb::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
 }
 
 macro_rules! database_errors {
@@ -337,12 +358,12 @@ impl Store {
         let path = folder.join(FILE);
         let (database, position, signer) = match Self::open_file(&path, signer) {
             Ok(opened) => opened,
-            Err(Error::Io(error)) => return Err(Error::Io(error)),
-            Err(error) => {
+            Err(error) if error.is_unreadable() => {
                 tracing::error!(error = %Chain(&error), "the edge's store cannot be read; it is moved aside and taken anew");
-                fs::rename(&path, folder.join("edge.unreadable.redb"))?;
+                fs::rename(&path, folder.join(UNREADABLE))?;
                 Self::open_file(&path, signer)?
             }
+            Err(error) => return Err(error),
         };
         let store = Self {
             folder: folder.to_owned(),
