@@ -1,3 +1,27 @@
-//! control
+//! The control plane: the actors that take commands in, decide them, and bring what follows to the edges.
+//!
+//! * [`ingestion`]: reads what comes through the door, examines certificates ([`chain`]), has their keys sealed
+//! * [`registrar`]: the one writer of the log
+//! * [`tables`]: the ledger's rows as the domain reads them
+//! * [`vault`]: sealed private keys; [`access`]: who may connect
+//! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
+//! * [`distribution`], [`feed`]: what the edges of a region need
+//! * [`views`]: what people ask
+//!
+//! [`Control::start`] puts them together in one process.
 
+pub mod access;
 pub mod chain;
+pub mod clock;
+pub mod distribution;
+pub mod feed;
+mod front;
+pub mod ingestion;
+pub mod registrar;
+pub mod start;
+pub mod tables;
+pub mod vault;
+pub mod verifier;
+pub mod views;
+
+pub use start::{Config, Control, Error};

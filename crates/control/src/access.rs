@@ -1,0 +1,203 @@
+//! Access: who may connect. Accounts of projects, users' JWTs, enrolment and eviction of edges.
+//!
+//! The log says who has access; this brings NATS in line with it. The keys that sign are in the bus's identity, which the
+//! vault seals; users and edges make their own key pairs and send only the public half.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::Addr;
+use uuid::Uuid;
+
+use bus::claims::Claims;
+use bus::identity::{Identity, ProjectAccount, Right, Rights};
+use lifecycle::command::{CreateAccess, EvictEdge, RotateRegionKey};
+use lifecycle::names::{Digest, Slug};
+use lifecycle::rejection::Code;
+use lifecycle::state::{Access as Record, ProjectStatus, State, key};
+use lifecycle::store::{Parts, Read, Table, decode};
+use wire::answer::{Answer, Problem};
+use wire::feed::EnrolmentToken;
+use wire::request::EdgeEnrol;
+
+use crate::registrar::{Ask, Registrar};
+use crate::tables::Tables;
+use crate::vault::{self, Vault};
+
+/// How long an enrolment token can be used, seconds.
+pub const TOKEN_LIFE: u64 = 3_600;
+/// How long an edge's JWT lasts, seconds. It is renewed by enrolling anew.
+pub const EDGE_LIFE: u64 = 10 * 366 * 86_400;
+/// How long a user's JWT lasts when no end was given, seconds.
+pub const USER_LIFE: u64 = 10 * 366 * 86_400;
+
+/// Access, shared.
+pub struct Access {
+    /// What signs JWTs.
+    pub identity: Arc<Identity>,
+    /// The way to the server's accounts.
+    pub claims: Claims,
+    /// The log's record of who has access.
+    pub ledger: ledger::Ledger,
+    /// Where edges connect to.
+    pub nats: String,
+    /// The feed signer's public key.
+    pub signer: [u8; 32],
+}
+
+/// Why access could not be brought in line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server's accounts.
+    #[error(transparent)]
+    Claims(#[from] bus::claims::Error),
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The registrar said no.
+    #[error("the registrar: {0}")]
+    Registrar(String),
+}
+
+fn unix_now() -> u64 {
+    u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0)
+}
+
+/// A user's rights as credentials carry them.
+///
+/// # Errors
+/// A right that credentials cannot carry.
+pub fn rights_of(rights: &[String]) -> Result<Rights, Problem> {
+    let is = |set: &[&str]| rights.len() == set.len() && set.iter().all(|s| rights.iter().any(|r| r == s));
+    if rights.is_empty() || is(&["cmd.>", "queue.>", "query.>", "evt.>"]) {
+        return Ok(Rights::All);
+    }
+    if is(&["query.>", "evt.>"]) || is(&["query.*", "evt.*.*"]) || is(&["query.>"]) {
+        return Ok(Rights::Read);
+    }
+    let one = |right: &String| {
+        Right::parse(right).map_err(|_| {
+            Problem::new(
+                Code::Malformed,
+                "a right is cmd.<noun>.<verb>, query.<view> or evt.<noun>.<fact>, with * for any one word",
+                "for example --right 'cmd.certificate.*' --right 'query.*'",
+            )
+        })
+    };
+    rights.iter().map(one).collect::<Result<_, _>>().map(Rights::Only)
+}
+
+impl Access {
+    /// A project's account as the log has it.
+    fn account(&self, project: &Slug) -> ProjectAccount {
+        let tables = Tables::of(&self.ledger);
+        let status = tables.project(project.as_str()).map(|p| p.status);
+        let prefix = key::text(project);
+        let mut revoked = BTreeMap::new();
+        for (_, row) in tables.scan(Table::Access, &prefix, None, usize::MAX) {
+            let record: Record = decode(&row);
+            if record.revoked {
+                // Names of users are never used again, so all that was ever issued for this key is void.
+                revoked.insert(record.nkey, unix_now());
+            }
+        }
+        ProjectAccount { project: project.as_str().to_owned(), suspended: status != Some(ProjectStatus::Active), revoked }
+    }
+
+    /// Brings a project's account in line with the log, now.
+    ///
+    /// # Errors
+    /// The server did not take it; it is tried again at the next start.
+    pub async fn push_account(&self, project: &Slug) -> Result<(), Error> {
+        let account = self.account(project);
+        let deleted = Tables::of(&self.ledger).project(project.as_str()).is_none_or(|p| p.status == ProjectStatus::Deleted);
+        if deleted {
+            self.claims.delete(&[project.as_str().to_owned()]).await?;
+        } else {
+            self.claims.push(&account).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings all projects' accounts in line, as after a start: a crash may have come between the log and the server.
+    ///
+    /// # Errors
+    /// The server did not take one.
+    pub async fn push_all(&self) -> Result<usize, Error> {
+        let mut after: Option<Vec<u8>> = None;
+        let mut pushed = 0;
+        loop {
+            let page = Tables::of(&self.ledger).scan(Table::Project, &[], after.as_deref(), 500);
+            let Some((last, _)) = page.last() else { return Ok(pushed) };
+            after = Some(last.clone());
+            for (row, _) in &page {
+                if let Ok(project) = Slug::name(Parts::of(row).text()) {
+                    self.push_account(&project).await?;
+                    pushed += 1;
+                }
+            }
+        }
+    }
+
+    /// The JWT for a user who made the key pair.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn user_jwt(&self, create: &CreateAccess) -> Result<String, Problem> {
+        let rights = rights_of(&create.rights)?;
+        let now = unix_now();
+        let end = create.expires.and_then(|e| u64::try_from(e).ok()).unwrap_or(now + USER_LIFE);
+        self.identity
+            .project_user_jwt(create.project.as_str(), create.name.as_str(), &rights, &create.nkey, now, end)
+            .map_err(|error| Problem::new(Code::Malformed, error.to_string(), ""))
+    }
+
+    /// A one-time token with which an edge can enrol.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn token(&self, enrol: &EdgeEnrol, _id: Uuid) -> Result<String, Box<Problem>> {
+        let tables = Tables::of(&self.ledger);
+        if tables.region(enrol.region.as_str()).is_none() {
+            return Err(Box::new(Problem::new(Code::NotFound, "there is no such region", "`chancery region list` shows those that exist")));
+        }
+        if tables.edge(enrol.region.as_str(), enrol.edge.as_str()).is_some_and(|edge| !edge.evicted) {
+            return Err(Box::new(Problem::new(Code::DuplicateName, "the region has an edge of this name", "evict it first, or choose another name")));
+        }
+        let now = unix_now();
+        let credentials = self
+            .identity
+            .edge_user(enrol.region.as_str(), enrol.edge.as_str(), true, now, now + TOKEN_LIFE)
+            .map_err(|error| Box::new(Problem::new(Code::Malformed, error.to_string(), "")))?;
+        let token = EnrolmentToken {
+            nats: self.nats.clone(),
+            region: enrol.region.clone(),
+            edge: enrol.edge.clone(),
+            creds: credentials.creds().to_string(),
+            signer: Digest(self.signer),
+        };
+        let json = serde_json::to_vec(&token).expect("a token is plain data");
+        Ok(data_encoding::BASE64URL_NOPAD.encode(&json))
+    }
+
+    /// After an eviction: the next version of the region's key, which the evicted edge does not get.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn evicted(&self, vault: &Addr<Vault>, registrar: &Addr<Registrar>, evict: &EvictEdge) -> Result<(), Error> {
+        let region = evict.region.as_str().to_owned();
+        let (version, public) = vault::with(vault, move |core| {
+            let blob = core.keyring.new_region_key(&region)?;
+            core.publish(vec![blob])?;
+            Ok::<_, vault::Error>(core.keyring.region_key_public(&region)?.unwrap_or_default())
+        })
+        .await??;
+        let command = RotateRegionKey { region: evict.region.clone(), key: Digest(public), key_version: version };
+        let about = format!("region.key-rotate {} {version}", evict.region);
+        match registrar.send(Ask::internal("vault", &about, command.into())).await {
+            Ok(Answer::Accepted(_)) => Ok(()),
+            Ok(Answer::Problem(problem)) => Err(Error::Registrar(problem.detail)),
+            Err(error) => Err(Error::Registrar(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The mailbox behind the door: hands commands to ingestion and queries to the views.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bus::door::{Kind, Request};
+
+use lifecycle::command::Asker;
+use lifecycle::names::Slug;
+use lifecycle::rejection::Code;
+use wire::answer::{Answer, Problem};
+
+use crate::ingestion::{Incoming, Ingestion};
+use crate::views::Views;
+
+/// How many requests may wait for a turn; the door bounds what is in flight.
+const MAILBOX: usize = 4_096;
+
+pub(crate) struct Front {
+    pub(crate) ingestion: Arc<Ingestion>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl Front {
+    pub(crate) fn spawn(front: Front) -> Addr<Front> {
+        Front::start_in_arbiter(&Arbiter::new().handle(), |ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            front
+        })
+    }
+}
+
+impl Actor for Front {
+    type Context = Context<Self>;
+}
+
+impl Handler<Request> for Front {
+    type Result = ();
+
+    fn handle(&mut self, request: Request, _: &mut Self::Context) {
+        let (Ok(project), Ok(from)) = (Slug::name(&request.project), Slug::name(&request.asker.project)) else {
+            let problem = Problem::new(Code::Malformed, "a project's id is 3 to 40 of a-z, 0-9 and hyphens", "");
+            return request.responder.problem(problem.status, &problem.title, &problem.to_json());
+        };
+        let asker = Asker { actor: request.asker.actor.clone(), project: from, operator: request.asker.operator };
+        match request.kind {
+            Kind::Command => {
+                let ingestion = Arc::clone(&self.ingestion);
+                self.runtime.spawn(async move {
+                    let incoming =
+                        Incoming { project, noun: request.noun, verb: request.verb, asker, id: request.id, body: request.body };
+                    match ingestion.take(incoming).await {
+                        Answer::Problem(problem) => {
+                            metrics::counter!("chancery_commands_refused_total", "code" => problem.code.as_str()).increment(1);
+                            request.responder.problem(problem.status, &problem.title, &problem.to_json());
+                        }
+                        accepted => request.responder.answer(&accepted.to_json()),
+                    }
+                });
+            }
+            Kind::Query => {
+                let views = Arc::clone(&self.views);
+                self.runtime.spawn(async move {
+                    match views.answer(&project, &request.noun, &asker, &request.body).await {
+                        Ok(body) => request.responder.answer(&body),
+                        Err(problem) => request.responder.problem(problem.status, &problem.title, &problem.to_json()),
+                    }
+                });
+            }
+            Kind::Queue => {
+                let problem = Problem::new(
+                    Code::NotFound,
+                    "queued commands are not taken yet",
+                    "use cmd instead of queue, and send the same id again if there is no answer",
+                );
+                request.responder.problem(problem.status, &problem.title, &problem.to_json());
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Ingestion: what comes through the door is read, refused or made ready, and handed to the registrar.
+//!
+//! A certificate is examined from its bytes, its key is opened with the ingestion key, checked against the leaf, and sealed
+//! anew by the vault, before the registrar hears of it. What the bytes alone decide is refused here and leaves no trace in
+//! the log. Examination is work for the processor and runs on a bounded pool.
+
+use std::sync::{Arc, RwLock};
+
+use actix::Addr;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use keyring::{IngestionKeys, PrivateKey, SealedKey};
+use lifecycle::command::{AddCertificate, Asker, Command, ReplaceCertificate};
+use lifecycle::decide::rights;
+use lifecycle::event::{CertificateKind, Facts};
+use lifecycle::names::Slug;
+use lifecycle::rejection::{Code, Reason};
+use lifecycle::state::State;
+use wire::answer::{Answer, Problem};
+use wire::request::{self, Asked};
+
+use crate::registrar::{Ask, Registrar};
+use crate::tables::Tables;
+use crate::vault::{self, Vault};
+use crate::{access, chain};
+
+/// Ingestion, shared by all requests.
+pub struct Ingestion {
+    /// The ledger, for what a refusal depends on.
+    pub ledger: ledger::Ledger,
+    /// The registrar.
+    pub registrar: Addr<Registrar>,
+    /// The vault.
+    pub vault: Addr<Vault>,
+    /// The content store's stream.
+    pub objects: Arc<bus::objects::Objects>,
+    /// Accounts, users and enrolment.
+    pub access: Arc<access::Access>,
+    /// The keys that commands are sealed to.
+    pub keys: RwLock<IngestionKeys>,
+    /// Roots that the operator configured.
+    pub roots: Vec<rustls_pki_types::CertificateDer<'static>>,
+    /// The pool for examination.
+    pub pool: Arc<tokio::sync::Semaphore>,
+}
+
+/// A command as it came.
+pub struct Incoming {
+    /// The project of the subject.
+    pub project: Slug,
+    /// Its noun.
+    pub noun: String,
+    /// Its verb.
+    pub verb: String,
+    /// Who asks.
+    pub asker: Asker,
+    /// The idempotency key of the header.
+    pub id: Option<Uuid>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What comes with a certificate: its facts, and the certificates to keep.
+struct Brought {
+    facts: Facts,
+    objects: Vec<([u8; 32], Vec<u8>)>,
+}
+
+impl Ingestion {
+    /// Takes a command in, to its answer.
+    pub async fn take(&self, incoming: Incoming) -> Answer {
+        match self.accept(incoming).await {
+            Ok(answer) => answer,
+            Err(problem) => Answer::Problem(problem),
+        }
+    }
+
+    async fn accept(&self, incoming: Incoming) -> Result<Answer, Box<Problem>> {
+        let Incoming { project, noun, verb, asker, id, body } = incoming;
+        let (id, body) = identify(id, body)?;
+        let with_id = |mut problem: Box<Problem>| {
+            problem.id = Some(id);
+            problem
+        };
+        self.admit(&project, &asker, &noun, &verb).map_err(with_id)?;
+        let asked = request::parse(project.as_str(), &noun, &verb, &body).map_err(|p| with_id(Box::new(p)))?;
+        let ask = |digest, command, objects| Ask {
+            space: asker.project.as_str().to_owned(),
+            id,
+            digest,
+            project: project.clone(),
+            asker: asker.clone(),
+            name: format!("{noun}.{verb}"),
+            command,
+            objects,
+        };
+        let plain = || digest(&project, &noun, &verb, &body, None);
+        let answer = match asked {
+            Asked::Ready(command) => {
+                let follow = self.follow_up(&command);
+                let answer = self.decide(ask(plain(), command, Vec::new())).await;
+                if let (Answer::Accepted(_), Some(project)) = (&answer, follow) {
+                    self.access.push_account(&project).await.map_err(|e| with_id(later(&e)))?;
+                }
+                answer
+            }
+            Asked::Add(add) => {
+                let brought = self
+                    .examine(&project, add.kind, add.chain, add.key)
+                    .await
+                    .map_err(with_id)?;
+                let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
+                let command = AddCertificate {
+                    name: add.name,
+                    kind: add.kind,
+                    regions: add.regions,
+                    standby: add.standby,
+                    facts: brought.facts,
+                };
+                self.decide(ask(digest, command.into(), brought.objects)).await
+            }
+            Asked::Replace(replace) => {
+                let kind = Tables::of(&self.ledger)
+                    .certificate_named(project.as_str(), replace.name.as_str())
+                    .map_or(CertificateKind::Server, |c| c.kind);
+                let brought = self.examine(&project, kind, replace.chain, replace.key).await.map_err(with_id)?;
+                let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
+                let command = ReplaceCertificate { name: replace.name, facts: brought.facts, expect: replace.expect };
+                self.decide(ask(digest, command.into(), brought.objects)).await
+            }
+            Asked::Region(region) => {
+                let name = region.region.clone();
+                let known = Tables::of(&self.ledger).region(name.as_str()).is_some();
+                let (version, public) = vault::with(&self.vault, move |core| {
+                    if !known && core.keyring.region_key_public(name.as_str())?.is_none() {
+                        let blob = core.keyring.new_region_key(name.as_str())?;
+                        core.publish(vec![blob])?;
+                    }
+                    Ok::<_, vault::Error>(core.keyring.region_key_public(name.as_str())?.unwrap_or_default())
+                })
+                .await
+                .and_then(|done| done)
+                .map_err(|e| with_id(later(&e)))?;
+                let command = lifecycle::command::CreateRegion {
+                    region: region.region,
+                    key: lifecycle::names::Digest(public),
+                    key_version: version,
+                };
+                self.decide(ask(plain(), command.into(), Vec::new())).await
+            }
+            Asked::Enrol(enrol) => {
+                return self.access.token(&enrol, id).map(|token| token_answer(id, self.ledger.head().sequence, &enrol, token)).map_err(with_id);
+            }
+            Asked::Evict(evict) => {
+                let answer = self.decide(ask(plain(), evict.clone().into(), Vec::new())).await;
+                if matches!(answer, Answer::Accepted(_)) {
+                    self.access.evicted(&self.vault, &self.registrar, &evict).await.map_err(|e| with_id(later(&e)))?;
+                }
+                answer
+            }
+            Asked::Access(create) => {
+                let access = Arc::clone(&self.access);
+                access::rights_of(&create.rights).map_err(|p| with_id(Box::new(p)))?;
+                let mut answer = self.decide(ask(plain(), create.clone().into(), Vec::new())).await;
+                if let Answer::Accepted(accepted) = &mut answer {
+                    let jwt = access.user_jwt(&create).map_err(|p| with_id(Box::new(p)))?;
+                    accepted.more.insert("jwt".to_owned(), Value::String(jwt));
+                }
+                answer
+            }
+        };
+        Ok(answer)
+    }
+
+    /// Whose NATS account a command changes.
+    fn follow_up(&self, command: &Command) -> Option<Slug> {
+        match command {
+            Command::CreateProject(c) => Some(c.project.clone()),
+            Command::SuspendProject(c) | Command::ResumeProject(c) => Some(c.project.clone()),
+            Command::DeleteProject(c) => Some(c.project.clone()),
+            Command::RevokeAccess(c) => Some(c.project.clone()),
+            _ => None,
+        }
+    }
+
+    /// Rights are checked by the server and the door; here once more, against the record in the log.
+    fn admit(&self, project: &Slug, asker: &Asker, noun: &str, verb: &str) -> Result<(), Box<Problem>> {
+        let record = Tables::of(&self.ledger).access(asker.project.as_str(), &asker.actor);
+        let no = |why: &str| Err(Box::new(Problem::new(Code::Unauthorized, why, "ask the operator for access")));
+        match record {
+            Some(access) if access.revoked => no("this access was revoked"),
+            Some(access) if !rights::allow(&access.rights, &format!("cmd.{noun}.{verb}")) => {
+                no("the rights of this user do not allow this command")
+            }
+            Some(_) if asker.operator || asker.project == *project => Ok(()),
+            Some(_) => no("this belongs to another project"),
+            None => no("this user is not known"),
+        }
+    }
+
+    async fn decide(&self, ask: Ask) -> Answer {
+        let id = ask.id;
+        self.registrar.send(ask).await.unwrap_or_else(|_| {
+            let mut problem = Problem::later(Code::Busy, "the registrar is not there", 1_000);
+            problem.id = Some(id);
+            Answer::Problem(Box::new(problem))
+        })
+    }
+
+    /// From the text of a chain and a sealed key to facts that the registrar can decide on, the key kept by the vault.
+    async fn examine(&self, project: &Slug, kind: CertificateKind, text: String, key: Option<Value>) -> Result<Brought, Box<Problem>> {
+        let permit = Arc::clone(&self.pool).acquire_owned().await.map_err(|_| later(&"going down"))?;
+        let sealed = key.map(read_sealed).transpose()?;
+        match (kind, &sealed) {
+            (CertificateKind::Ca, Some(_)) => {
+                return refuse(Code::KeyUnexpected, "a CA certificate never comes with its key", "leave --key away; the key stays with the CA");
+            }
+            (CertificateKind::Server, None) => {
+                return refuse(Code::KeyMissing, "a server certificate needs its private key", "add it with --key");
+            }
+            _ => {}
+        }
+        let opened = {
+            let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            sealed.map(|sealed| keys.open(project.as_str(), &sealed)).transpose()
+        };
+        let key: Option<PrivateKey> = opened.map_err(|error| {
+            let code = Code::parse(error.code()).unwrap_or(Code::Malformed);
+            Box::new(Problem::new(code, error.to_string(), "ask for the ingestion key again and seal with `chancery seal`"))
+        })?;
+        let spki = key.as_ref().map(PrivateKey::spki_sha256);
+        let roots = self.roots.clone();
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        let examined = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let chain = chain::read_chain(text.as_bytes(), kind).map_err(|reason| vec![reason])?;
+            chain::examine(&chain, spki, kind, now, chain::Known { roots: &roots, issuers: &[] })
+        })
+        .await
+        .map_err(|_| later(&"examination ended early"))?
+        .map_err(|reasons: Vec<Reason>| Box::new(Problem::of(reasons)))?;
+        let bytes: Vec<Bytes> = examined.chain.iter().map(|c| Bytes::copy_from_slice(c.as_ref())).collect();
+        let objects: Vec<([u8; 32], Vec<u8>)> =
+            examined.facts.chain.iter().zip(&bytes).map(|(hash, der)| (hash.0, der.to_vec())).collect();
+        // Both are durable before the event that names them: a certificate without its key cannot come to be.
+        let stored = async { self.objects.put(bytes).await.map(drop).map_err(|e| later(&e)) };
+        let sealed = async {
+            match key {
+                Some(key) => self
+                    .vault
+                    .send(vault::Seal { project: project.as_str().to_owned(), key })
+                    .await
+                    .map_err(|e| later(&e))?
+                    .map_err(|e| later(&e)),
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(stored, sealed)?;
+        Ok(Brought { facts: examined.facts, objects })
+    }
+}
+
+fn refuse<T>(code: Code, message: &str, hint: &str) -> Result<T, Box<Problem>> {
+    Err(Box::new(Problem::new(code, message, hint)))
+}
+
+fn later(error: &dyn std::fmt::Display) -> Box<Problem> {
+    tracing::warn!(%error, "a command could not be taken in now");
+    Box::new(Problem::later(Code::Busy, "a part that this command needs is not available", 500))
+}
+
+fn read_sealed(value: Value) -> Result<SealedKey, Box<Problem>> {
+    serde_json::from_value(value).map_err(|_| {
+        Box::new(Problem::new(
+            Code::Malformed,
+            "the key is not of the form {\"kid\",\"enc\",\"ct\"}",
+            "seal it with `chancery seal`; a key that was sent in another form is to be seen as burnt",
+        ))
+    })
+}
+
+/// The idempotency key: the header's, else the body's field `id`, else a fresh one. The field is then taken out.
+fn identify(header: Option<Uuid>, body: Bytes) -> Result<(Uuid, Bytes), Box<Problem>> {
+    // Most bodies have no such field; only those are parsed twice.
+    let needle = b"\"id\"";
+    if !body.windows(needle.len()).any(|w| w == needle) {
+        return Ok((header.unwrap_or_else(Uuid::now_v7), body));
+    }
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&body) else {
+        return Ok((header.unwrap_or_else(Uuid::now_v7), body));
+    };
+    let Some(field) = fields.remove("id") else { return Ok((header.unwrap_or_else(Uuid::now_v7), body)) };
+    let field: Option<Uuid> = field.as_str().and_then(|text| text.parse().ok());
+    let (Some(field), true) = (field, header.is_none_or(|header| Some(header) == field)) else {
+        return refuse(Code::Malformed, "the field id is not a UUID, or not that of the header", "send one UUIDv7 as Nats-Msg-Id or as id");
+    };
+    Ok((field, Bytes::from(serde_json::to_vec(&fields).unwrap_or_default())))
+}
+
+/// SHA-256 of the command's canonical body: its subject and its fields in the order of their names, with a sealed key, which
+/// differs each time that it is sealed, replaced by the hash of its public half.
+fn digest(project: &Slug, noun: &str, verb: &str, body: &[u8], facts: Option<&Facts>) -> [u8; 32] {
+    let mut value: Value = serde_json::from_slice(if body.is_empty() { b"{}" } else { body }).unwrap_or_default();
+    if let (Some(facts), Some(fields)) = (facts, value.as_object_mut())
+        && fields.contains_key("key")
+    {
+        fields.insert("key".to_owned(), Value::String(facts.spki.to_string()));
+    }
+    let canonical = json!([format!("{project}.{noun}.{verb}"), value]).to_string();
+    let mut out = [0; 32];
+    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.as_bytes()).as_ref());
+    out
+}
+
+fn token_answer(id: Uuid, sequence: u64, enrol: &request::EdgeEnrol, token: String) -> Answer {
+    let mut more = serde_json::Map::new();
+    more.insert("token".to_owned(), Value::String(token));
+    more.insert("region".to_owned(), json!(enrol.region));
+    more.insert("edge".to_owned(), json!(enrol.edge));
+    Answer::Accepted(wire::answer::Accepted { id, outcome: "accepted".to_owned(), sequence, events: Vec::new(), more })
+}

@@ -1,0 +1,138 @@
+//! The verifier: looks at what came in with the world's eyes, and tells the registrar what it found.
+//!
+//! Here that is trust: which roots a chain leads to. What it owes stands in the table of unverified versions, so a restart
+//! or a lost wake-up loses nothing, and its command's id follows from the version, so that a verdict is given once.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::prelude::*;
+use rustls_pki_types::CertificateDer;
+
+use lifecycle::command::VerifyCertificate;
+use lifecycle::event::{CertificateKind, Trust};
+use lifecycle::names::CertificateId;
+use lifecycle::rejection::{Code, Reason};
+use lifecycle::state::State;
+use lifecycle::store::{Parts, Read, Table};
+
+use crate::chain::{Known, judge_trust};
+use crate::distribution::Wake;
+use crate::registrar::{Ask, Registrar};
+use crate::tables::{Tables, fatal};
+
+/// Verifications at once.
+const AT_ONCE: usize = 64;
+/// Owed versions that are looked at in one turn.
+const TURN: usize = 1_024;
+
+/// The actor.
+pub struct Verifier {
+    ledger: ledger::Ledger,
+    registrar: Addr<Registrar>,
+    roots: Arc<Vec<CertificateDer<'static>>>,
+    /// For rehearsals: how long each verification takes at least.
+    delay: Duration,
+    working: Arc<Mutex<HashSet<(CertificateId, u32)>>>,
+    at_once: Arc<tokio::sync::Semaphore>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Verifier {
+    /// Starts it.
+    pub fn spawn(
+        ledger: ledger::Ledger,
+        registrar: Addr<Registrar>,
+        roots: Vec<CertificateDer<'static>>,
+        delay: Duration,
+        runtime: tokio::runtime::Handle,
+    ) -> Addr<Verifier> {
+        Verifier::start_in_arbiter(&Arbiter::new().handle(), move |ctx| {
+            ctx.set_mailbox_capacity(64);
+            Verifier {
+                ledger,
+                registrar,
+                roots: Arc::new(roots),
+                delay,
+                working: Arc::default(),
+                at_once: Arc::new(tokio::sync::Semaphore::new(AT_ONCE)),
+                runtime,
+            }
+        })
+    }
+
+    fn work(&mut self) {
+        let tables = Tables::of(&self.ledger);
+        for (row, _) in tables.scan(Table::Unverified, &[], None, TURN) {
+            let mut parts = Parts::of(&row);
+            let (id, version) = (CertificateId(parts.number()), u32::try_from(parts.number()).unwrap_or(0));
+            let mut working = self.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if working.contains(&(id, version)) {
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&self.at_once).try_acquire_owned() else { return };
+            working.insert((id, version));
+            drop(working);
+            let (ledger, registrar, roots, delay) = (self.ledger.clone(), self.registrar.clone(), Arc::clone(&self.roots), self.delay);
+            let (working, runtime) = (Arc::clone(&self.working), self.runtime.clone());
+            self.runtime.spawn(async move {
+                tokio::time::sleep(delay).await;
+                let judged = runtime.spawn_blocking(move || judge(&ledger, id, version, &roots)).await;
+                if let Ok(Some(verdict)) = judged {
+                    let command = VerifyCertificate { id, version, verdict };
+                    let about = format!("certificate.verify {id} {version}");
+                    let _ = registrar.send(Ask::internal("verifier", &about, command.into())).await;
+                }
+                working.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(id, version));
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Judges one version as the world sees it now.
+fn judge(ledger: &ledger::Ledger, id: CertificateId, version: u32, roots: &[CertificateDer<'static>]) -> Option<Result<Trust, Vec<Reason>>> {
+    let tables = Tables::of(ledger);
+    let certificate = tables.certificate(id)?;
+    let version = certificate.version(version)?;
+    let mut chain = Vec::new();
+    for hash in &version.facts.chain {
+        match tables.0.object(&hash.0) {
+            Ok(Some(der)) => chain.push(CertificateDer::from(der)),
+            Ok(None) => {
+                return Some(Err(vec![Reason::new(
+                    Code::NoCertificate,
+                    "a certificate of the chain is missing from the content store",
+                    "add the certificate again",
+                )]));
+            }
+            Err(error) => fatal("the ledger cannot be read", &error),
+        }
+    }
+    drop(tables);
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    if certificate.kind == CertificateKind::Ca {
+        return Some(Ok(Trust::Private));
+    }
+    // A version whose end comes while it waits is ready and expired, not in error.
+    let at = now.clamp(version.facts.not_before, (version.facts.not_after - 1).max(version.facts.not_before));
+    Some(judge_trust(&chain, Known { roots, issuers: &[] }, at).map(|path| path.trust).map_err(|reason| vec![reason]))
+}
+
+impl Actor for Verifier {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(Duration::from_millis(500), |actor, _| actor.work());
+        self.work();
+    }
+}
+
+impl Handler<Wake> for Verifier {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, _: &mut Self::Context) {
+        self.work();
+    }
+}
