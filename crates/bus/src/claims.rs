@@ -47,7 +47,11 @@ impl Claims {
     /// Accounts are minted from `identity` and pushed over `client`.
     #[must_use]
     pub fn new(client: Client, identity: Arc<Identity>) -> Claims {
-        Claims { client, identity, pushed: Mutex::default() }
+        Claims {
+            client,
+            identity,
+            pushed: Mutex::default(),
+        }
     }
 
     /// Makes the server know a project's account as it is now: new, changed, suspended, or with revoked users, whose
@@ -69,7 +73,9 @@ impl Claims {
                 let mut pushed = self.pushed.lock().await;
                 pushed.retain(|_, (at, _)| at.elapsed() < 4 * SPACING);
                 let now = unix_now();
-                let free = pushed.get(project).is_none_or(|&(at, iat)| at.elapsed() >= SPACING && iat < now);
+                let free = pushed
+                    .get(project)
+                    .is_none_or(|&(at, iat)| at.elapsed() >= SPACING && iat < now);
                 if free {
                     pushed.insert(project.to_owned(), (Instant::now(), now));
                     return now;
@@ -94,18 +100,29 @@ impl Claims {
     /// # Errors
     /// [`Error::NoAnswer`].
     pub async fn kick(&self, project: &str, user: &str) -> Result<usize, Error> {
-        let account = self.identity.account_public(&Account::Project(project.to_owned()));
+        let account = self
+            .identity
+            .account_public(&Account::Project(project.to_owned()));
         let body = json!({"auth": true, "limit": 1_024, "acc": account});
         let mut kicked = 0;
         for answer in self.ask_all("$SYS.REQ.SERVER.PING.CONNZ", body).await? {
-            let Some(server) = answer["server"]["id"].as_str() else { continue };
-            for connection in answer["data"]["connections"].as_array().into_iter().flatten() {
+            let Some(server) = answer["server"]["id"].as_str() else {
+                continue;
+            };
+            for connection in answer["data"]["connections"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
                 if connection["nkey"] != *user && connection["authorized_user"] != *user {
                     continue;
                 }
                 let subject = format!("$SYS.REQ.SERVER.{server}.KICK");
                 let body = json!({"cid": connection["cid"]}).to_string();
-                self.client.request(subject, body.into()).await.map_err(|error| Error::NoAnswer(error.to_string()))?;
+                self.client
+                    .request(subject, body.into())
+                    .await
+                    .map_err(|error| Error::NoAnswer(error.to_string()))?;
                 kicked += 1;
             }
         }
@@ -116,7 +133,11 @@ impl Claims {
     async fn ask_all(&self, subject: &str, body: Value) -> Result<Vec<Value>, Error> {
         let no_answer = |reason: String| Error::NoAnswer(reason);
         let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| no_answer(error.to_string()))?;
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|error| no_answer(error.to_string()))?;
         self.client
             .publish_with_reply(subject.to_owned(), inbox, body.to_string().into())
             .await
@@ -127,17 +148,29 @@ impl Claims {
             all.extend(serde_json::from_slice::<Value>(&message.payload).ok());
             limit = Duration::from_millis(100);
         }
-        if all.is_empty() { Err(no_answer("timed out".to_owned())) } else { Ok(all) }
+        if all.is_empty() {
+            Err(no_answer("timed out".to_owned()))
+        } else {
+            Ok(all)
+        }
     }
 
     async fn ask(&self, subject: &'static str, body: Bytes) -> Result<(), Error> {
-        let answer =
-            self.client.request(subject, body).await.map_err(|error| Error::NoAnswer(error.to_string()))?;
+        let answer = self
+            .client
+            .request(subject, body)
+            .await
+            .map_err(|error| Error::NoAnswer(error.to_string()))?;
         let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
         match (&answer["error"], answer["data"]["code"].as_u64()) {
             (Value::Null, Some(200)) => Ok(()),
             (Value::Null, _) => Err(Error::Refused("an answer that cannot be read".to_owned())),
-            (error, _) => Err(Error::Refused(error["description"].as_str().unwrap_or("no reason given").to_owned())),
+            (error, _) => Err(Error::Refused(
+                error["description"]
+                    .as_str()
+                    .unwrap_or("no reason given")
+                    .to_owned(),
+            )),
         }
     }
 }

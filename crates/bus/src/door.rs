@@ -15,8 +15,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
-    str,
+    fmt, str,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -201,10 +200,12 @@ impl<T: actix::Message<Result = ()> + Send + 'static> Intake<T> {
     fn offer(&self, request: T) -> Result<(), T> {
         match self {
             Intake::Channel(channel) => channel.try_send(request).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request) => request,
+                mpsc::error::TrySendError::Full(request)
+                | mpsc::error::TrySendError::Closed(request) => request,
             }),
             Intake::Mailbox(mailbox) => mailbox.try_send(request).map_err(|error| match error {
-                actix::prelude::SendError::Full(request) | actix::prelude::SendError::Closed(request) => request,
+                actix::prelude::SendError::Full(request)
+                | actix::prelude::SendError::Closed(request) => request,
             }),
         }
     }
@@ -222,11 +223,23 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     const fn malformed(detail: &'static str, hint: &'static str) -> Refusal {
-        Refusal { code: "malformed", status: 400, title: "The request is malformed", detail, hint }
+        Refusal {
+            code: "malformed",
+            status: 400,
+            title: "The request is malformed",
+            detail,
+            hint,
+        }
     }
 
     const fn unauthorized(detail: &'static str) -> Refusal {
-        Refusal { code: "unauthorized", status: 403, title: "Not allowed", detail, hint: "" }
+        Refusal {
+            code: "unauthorized",
+            status: 403,
+            title: "Not allowed",
+            detail,
+            hint: "",
+        }
     }
 
     const TOO_LARGE: Refusal = Refusal {
@@ -342,8 +355,18 @@ impl Flight {
         }
         counts.in_flight += 1;
         counts.in_flight_bytes += bytes;
-        flights.insert(who.clone(), Flown { requests: own.requests + 1, bytes: own.bytes + bytes });
-        Ok(Flight { shared: shared.clone(), who, bytes })
+        flights.insert(
+            who.clone(),
+            Flown {
+                requests: own.requests + 1,
+                bytes: own.bytes + bytes,
+            },
+        );
+        Ok(Flight {
+            shared: shared.clone(),
+            who,
+            bytes,
+        })
     }
 }
 
@@ -374,7 +397,9 @@ pub struct Responder {
 
 impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Responder").field("reply", &self.reply.is_some()).finish_non_exhaustive()
+        f.debug_struct("Responder")
+            .field("reply", &self.reply.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -387,7 +412,11 @@ impl Responder {
     /// Answers with a problem document, whose status and title micro-service clients read from headers.
     /// Characters that a header cannot hold are left out of the title.
     pub fn problem(self, status: u16, title: &str, body: &[u8]) {
-        let title: String = title.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(200).collect();
+        let title: String = title
+            .chars()
+            .filter(|c| c.is_ascii_graphic() || *c == ' ')
+            .take(200)
+            .collect();
         self.send(
             &[
                 ("Content-Type", "application/problem+json"),
@@ -405,7 +434,12 @@ impl Responder {
 
     fn refuse(self, refusal: Refusal) {
         if let Some(flight) = &self.flight {
-            *flight.shared.counts().refused.entry(refusal.code).or_default() += 1;
+            *flight
+                .shared
+                .counts()
+                .refused
+                .entry(refusal.code)
+                .or_default() += 1;
         }
         self.problem(refusal.status, refusal.title, refusal.to_json().as_bytes());
     }
@@ -414,12 +448,22 @@ impl Responder {
         if body.len() > ANSWER_LIMIT {
             return self.refuse(Refusal::ANSWER_TOO_LARGE);
         }
-        let Some(flight) = self.flight.take() else { return };
-        let frame = self.reply.as_ref().map(|reply| publish_frame(reply, headers, body));
+        let Some(flight) = self.flight.take() else {
+            return;
+        };
+        let frame = self
+            .reply
+            .as_ref()
+            .map(|reply| publish_frame(reply, headers, body));
         // There is room for as many frames as there are places in flight, so only a connection that does not drain
         // loses one; its asker tries again.
         let sent = frame.is_some_and(|bytes| {
-            self.frames.try_send(Frame { generation: self.generation, bytes }).is_ok()
+            self.frames
+                .try_send(Frame {
+                    generation: self.generation,
+                    bytes,
+                })
+                .is_ok()
         });
         let mut counts = flight.shared.counts();
         counts.undelivered += u64::from(!sent);
@@ -445,7 +489,9 @@ pub struct Door {
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("counts", &self.counts()).finish_non_exhaustive()
+        f.debug_struct("Door")
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
     }
 }
 
@@ -462,28 +508,58 @@ impl Door {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn to_projects(config: Config, verifier: Arc<Verifier>, intake: Intake<Request>) -> Result<Door, Error> {
+    pub async fn to_projects(
+        config: Config,
+        verifier: Arc<Verifier>,
+        intake: Intake<Request>,
+    ) -> Result<Door, Error> {
         let queue = Some("door");
-        let mut subscriptions: Vec<_> =
-            ["cmd", "queue", "query"].iter().map(|word| (format!("{PREFIX}{word}.>"), queue)).collect();
+        let mut subscriptions: Vec<_> = ["cmd", "queue", "query"]
+            .iter()
+            .map(|word| (format!("{PREFIX}{word}.>"), queue))
+            .collect();
         // Discovery is answered by every instance, so it has no queue group. One connection is one instance.
         let discovery: Vec<_> = ["PING", "INFO", "STATS"]
             .iter()
-            .flat_map(|verb| [format!("$SRV.{verb}"), format!("$SRV.{verb}.{SERVICE}"), format!("$SRV.{verb}.{SERVICE}.*")])
+            .flat_map(|verb| {
+                [
+                    format!("$SRV.{verb}"),
+                    format!("$SRV.{verb}.{SERVICE}"),
+                    format!("$SRV.{verb}.{SERVICE}.*"),
+                ]
+            })
             .map(|subject| (subject, None))
             .collect();
         let plain = subscriptions.clone();
         subscriptions.extend(discovery);
-        Door::open(config, verifier, Sink::Projects(intake), subscriptions, plain).await
+        Door::open(
+            config,
+            verifier,
+            Sink::Projects(intake),
+            subscriptions,
+            plain,
+        )
+        .await
     }
 
     /// Opens the door to edges. Returns when every connection listens.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn to_edges(config: Config, verifier: Arc<Verifier>, intake: Intake<EdgeRequest>) -> Result<Door, Error> {
+    pub async fn to_edges(
+        config: Config,
+        verifier: Arc<Verifier>,
+        intake: Intake<EdgeRequest>,
+    ) -> Result<Door, Error> {
         let subscriptions = vec![(format!("{PREFIX}edge.>"), Some("distribution"))];
-        Door::open(config, verifier, Sink::Edges(intake), subscriptions.clone(), subscriptions).await
+        Door::open(
+            config,
+            verifier,
+            Sink::Edges(intake),
+            subscriptions.clone(),
+            subscriptions,
+        )
+        .await
     }
 
     async fn open(
@@ -506,20 +582,31 @@ impl Door {
             id: Uuid::new_v4().simple().to_string(),
             started: rfc3339(unix_now()),
         });
-        let mut door = Door { shared, generations: Vec::new(), tasks: Vec::new() };
+        let mut door = Door {
+            shared,
+            generations: Vec::new(),
+            tasks: Vec::new(),
+        };
         for index in 0..config.connections.max(1) {
             let listener = Listener {
                 addresses: addresses.clone(),
                 login: config.login.clone(),
-                subscriptions: if index == 0 { first.clone() } else { others.clone() },
+                subscriptions: if index == 0 {
+                    first.clone()
+                } else {
+                    others.clone()
+                },
             };
             let (answers, answers_waiting) = mpsc::channel(config.in_flight.max(1));
             let (refusals, refusals_waiting) = mpsc::channel(REFUSALS_WAITING);
             let (shared, generation) = (door.shared.clone(), Arc::new(AtomicU64::new(0)));
             door.generations.push(generation.clone());
             door.tasks.push(tokio::spawn(async move {
-                let take = |message, generation| shared.take(message, generation, &answers, &refusals);
-                listener.run(&generation, answers_waiting, refusals_waiting, take).await;
+                let take =
+                    |message, generation| shared.take(message, generation, &answers, &refusals);
+                listener
+                    .run(&generation, answers_waiting, refusals_waiting, take)
+                    .await;
             }));
         }
         let deadline = Instant::now() + LIMIT;
@@ -535,13 +622,18 @@ impl Door {
     /// Whether every connection listens at this moment.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.generations.iter().all(|generation| generation.load(Ordering::SeqCst) % 2 == 1)
+        self.generations
+            .iter()
+            .all(|generation| generation.load(Ordering::SeqCst) % 2 == 1)
     }
 
     /// How often a connection was lost since the door opened.
     #[must_use]
     pub fn reconnects(&self) -> u64 {
-        self.generations.iter().map(|generation| generation.load(Ordering::SeqCst) / 2).sum()
+        self.generations
+            .iter()
+            .map(|generation| generation.load(Ordering::SeqCst) / 2)
+            .sum()
     }
 
     /// What the door has seen.
@@ -561,12 +653,18 @@ impl Shared {
         refusals: &mpsc::Sender<Frame>,
     ) {
         let frame = |headers: &[(&str, &str)], body: &[u8]| {
-            message.reply.as_ref().map(|reply| Frame { generation, bytes: publish_frame(reply, headers, body) })
+            message.reply.as_ref().map(|reply| Frame {
+                generation,
+                bytes: publish_frame(reply, headers, body),
+            })
         };
         if let Some(question) = message.subject.strip_prefix(b"$SRV.".as_slice()) {
             if let (Some(answer), true) = (self.describe(question), message.reply.is_some()) {
-                let _ = frame(&[("Content-Type", "application/json")], answer.to_string().as_bytes())
-                    .map(|frame| refusals.try_send(frame));
+                let _ = frame(
+                    &[("Content-Type", "application/json")],
+                    answer.to_string().as_bytes(),
+                )
+                .map(|frame| refusals.try_send(frame));
             }
             return;
         }
@@ -586,7 +684,8 @@ impl Shared {
                 ("Nats-Service-Error-Code", status.as_str()),
                 ("Nats-Service-Error", refusal.title),
             ];
-            let _ = frame(&headers, refusal.to_json().as_bytes()).map(|frame| refusals.try_send(frame));
+            let _ =
+                frame(&headers, refusal.to_json().as_bytes()).map(|frame| refusals.try_send(frame));
         }
     }
 
@@ -600,10 +699,16 @@ impl Shared {
         let subject = str::from_utf8(&message.subject)
             .ok()
             .and_then(|subject| subject.strip_prefix(PREFIX))
-            .ok_or(Refusal::malformed("the subject is not of the documented form", "chancery.v1.cmd.<project>.<noun>.<verb>"))?;
+            .ok_or(Refusal::malformed(
+                "the subject is not of the documented form",
+                "chancery.v1.cmd.<project>.<noun>.<verb>",
+            ))?;
         let words: Vec<&str> = subject.split('.').collect();
         if !words.iter().all(|word| is_token(word)) {
-            return Err(Refusal::malformed("a word of the subject has other characters than a-z, 0-9 and -", ""));
+            return Err(Refusal::malformed(
+                "a word of the subject has other characters than a-z, 0-9 and -",
+                "",
+            ));
         }
         match &self.sink {
             Sink::Projects(intake) => {
@@ -611,17 +716,33 @@ impl Shared {
                     ["cmd", project, noun, verb] => (Kind::Command, project, noun, verb),
                     ["queue", project, noun, verb] => (Kind::Queue, project, noun, verb),
                     ["query", project, view] => (Kind::Query, project, view, ""),
-                    _ => return Err(Refusal::malformed("the subject has the wrong number of words", "")),
+                    _ => {
+                        return Err(Refusal::malformed(
+                            "the subject has the wrong number of words",
+                            "",
+                        ));
+                    }
                 };
                 let place = user.role.template().place;
-                let own = user.project.as_deref().ok_or(Refusal::unauthorized("this user has no project"))?;
+                let own = user
+                    .project
+                    .as_deref()
+                    .ok_or(Refusal::unauthorized("this user has no project"))?;
                 let operator = place == Place::Platform && own == PLATFORM;
                 if own != project && !operator {
-                    return Err(Refusal::unauthorized("the subject names another project than the user's"));
+                    return Err(Refusal::unauthorized(
+                        "the subject names another project than the user's",
+                    ));
                 }
-                let asked = if kind == Kind::Query { vec![noun] } else { vec![noun, verb] };
+                let asked = if kind == Kind::Query {
+                    vec![noun]
+                } else {
+                    vec![noun, verb]
+                };
                 if !user.rights.allow(kind.word(), &asked) {
-                    return Err(Refusal::unauthorized("the user's rights do not include this"));
+                    return Err(Refusal::unauthorized(
+                        "the user's rights do not include this",
+                    ));
                 }
                 if message.body.len() > BODY_LIMIT {
                     return Err(Refusal::TOO_LARGE);
@@ -647,19 +768,35 @@ impl Shared {
             }
             Sink::Edges(intake) => {
                 let ["edge", region, edge, verb] = words[..] else {
-                    return Err(Refusal::malformed("the subject has the wrong number of words", ""));
+                    return Err(Refusal::malformed(
+                        "the subject has the wrong number of words",
+                        "",
+                    ));
                 };
                 let wanted = match verb {
                     "enrol" => Role::Enrol,
                     "sync" | "chunk" | "report" => Role::Edge,
-                    _ => return Err(Refusal::malformed("there is no such request of an edge", "")),
+                    _ => {
+                        return Err(Refusal::malformed(
+                            "there is no such request of an edge",
+                            "",
+                        ));
+                    }
                 };
-                let is_that_edge =
-                    user.edge.as_ref().is_some_and(|(own_region, own_edge)| own_region == region && own_edge == edge);
+                let is_that_edge = user
+                    .edge
+                    .as_ref()
+                    .is_some_and(|(own_region, own_edge)| own_region == region && own_edge == edge);
                 if user.role != wanted || !is_that_edge {
-                    return Err(Refusal::unauthorized("the subject names another edge than the user's"));
+                    return Err(Refusal::unauthorized(
+                        "the subject names another edge than the user's",
+                    ));
                 }
-                let responder = responder(Flight::board(self, format!("{region}.{edge}"), message.body.len())?);
+                let responder = responder(Flight::board(
+                    self,
+                    format!("{region}.{edge}"),
+                    message.body.len(),
+                )?);
                 let request = EdgeRequest {
                     region: region.to_owned(),
                     edge: edge.to_owned(),
@@ -697,7 +834,9 @@ impl Shared {
     fn describe(&self, question: &[u8]) -> Option<Value> {
         let mut words = str::from_utf8(question).ok()?.split('.');
         let verb = words.next()?;
-        if words.next().is_some_and(|name| name != SERVICE) || words.next().is_some_and(|id| id != self.id) {
+        if words.next().is_some_and(|name| name != SERVICE)
+            || words.next().is_some_and(|id| id != self.id)
+        {
             return None;
         }
         let mut answer = json!({
@@ -709,7 +848,10 @@ impl Shared {
             "INFO" => {
                 answer["type"] = json!("io.nats.micro.v1.info_response");
                 answer["description"] = json!("certificates of projects: commands and queries");
-                answer["endpoints"] = ["cmd", "queue", "query"].into_iter().map(endpoint).collect();
+                answer["endpoints"] = ["cmd", "queue", "query"]
+                    .into_iter()
+                    .map(endpoint)
+                    .collect();
             }
             "STATS" => {
                 let counts = self.counts().clone();
@@ -758,7 +900,10 @@ impl<'a> Headers<'a> {
             return Err(FORM);
         }
         let block = str::from_utf8(block).map_err(|_| FORM)?;
-        let lines = block.strip_prefix("NATS/1.0\r\n").and_then(|lines| lines.strip_suffix("\r\n")).ok_or(FORM)?;
+        let lines = block
+            .strip_prefix("NATS/1.0\r\n")
+            .and_then(|lines| lines.strip_suffix("\r\n"))
+            .ok_or(FORM)?;
         let mut headers = Headers::default();
         let mut rest = lines;
         while !rest.is_empty() {
@@ -781,7 +926,11 @@ impl<'a> Headers<'a> {
                 "traceparent" => headers.traceparent = Some(read_traceparent(value).ok_or(VALUE)?),
                 "content-type" if headers.has_content_type => return Err(TWICE),
                 "content-type" => {
-                    let known = ["application/json", "application/json; charset=utf-8", "application/json;charset=utf-8"];
+                    let known = [
+                        "application/json",
+                        "application/json; charset=utf-8",
+                        "application/json;charset=utf-8",
+                    ];
                     if !known.contains(&value.to_ascii_lowercase().as_str()) {
                         return Err(VALUE);
                     }
@@ -802,9 +951,9 @@ impl<'a> Headers<'a> {
         }
         const NOT_SAID: Refusal = Refusal::unauthorized("the server does not say who asked");
         let info: Info = serde_json::from_str(self.info.ok_or(NOT_SAID)?).map_err(|_| NOT_SAID)?;
-        let user = verifier
-            .verify(&info.jwt, unix_now())
-            .map_err(|_| Refusal::unauthorized("the user is not one of this system, or no longer"))?;
+        let user = verifier.verify(&info.jwt, unix_now()).map_err(|_| {
+            Refusal::unauthorized("the user is not one of this system, or no longer")
+        })?;
         if user.account != info.acc {
             return Err(Refusal::unauthorized("the user belongs to another account"));
         }
@@ -814,17 +963,24 @@ impl<'a> Headers<'a> {
 
 /// A UUID in its usual form of 36 characters (RFC 9562, section 4).
 fn read_uuid(text: &str) -> Option<Uuid> {
-    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten()
+    (text.len() == 36)
+        .then(|| Uuid::try_parse(text).ok())
+        .flatten()
 }
 
 /// A `traceparent` of version 00 (W3C Trace Context, section 3.2).
 fn read_traceparent(text: &str) -> Option<&str> {
     let parts: Vec<&str> = text.split('-').collect();
     let hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     match parts[..] {
-        ["00", trace, parent, flags] if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) => Some(text),
+        ["00", trace, parent, flags] if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) => {
+            Some(text)
+        }
         _ => None,
     }
 }
@@ -839,9 +995,18 @@ fn rfc3339(seconds: u64) -> String {
     let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}Z",
+        rest / 3_600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 #[cfg(test)]
@@ -849,7 +1014,9 @@ mod tests {
     use super::*;
 
     fn parse(block: &str) -> Result<(), &'static str> {
-        Headers::parse(block.as_bytes()).map(|_| ()).map_err(|refusal| refusal.detail)
+        Headers::parse(block.as_bytes())
+            .map(|_| ())
+            .map_err(|refusal| refusal.detail)
     }
 
     #[test]

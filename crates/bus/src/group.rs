@@ -69,7 +69,10 @@ impl Group {
             return Err(Error::Unfit("one is too large"));
         }
         let (done, stored) = oneshot::channel();
-        self.puts.send(Put { records, done }).await.map_err(|_| Error::Ended)?;
+        self.puts
+            .send(Put { records, done })
+            .await
+            .map_err(|_| Error::Ended)?;
         let stored = stored.await.map_err(|_| Error::Ended)?;
         Ok(stored.map_err(log::Error::Regression)?)
     }
@@ -96,7 +99,10 @@ async fn write(writer: Writer, mut waiting: mpsc::Receiver<Put>) {
             bytes += put.bytes();
             puts.push(put);
         }
-        let records: Vec<Record> = puts.iter().flat_map(|put| put.records.iter().cloned()).collect();
+        let records: Vec<Record> = puts
+            .iter()
+            .flat_map(|put| put.records.iter().cloned())
+            .collect();
         match append(&writer, &mut head, &records).await {
             Ok(mut first) => {
                 for put in puts {
@@ -118,7 +124,11 @@ async fn write(writer: Writer, mut waiting: mpsc::Receiver<Put>) {
 }
 
 /// Appends behind whatever the head is. Another writer's records are no conflict here, they only move it.
-async fn append(writer: &Writer, head: &mut Option<u64>, records: &[Record]) -> Result<u64, log::Error> {
+async fn append(
+    writer: &Writer,
+    head: &mut Option<u64>,
+    records: &[Record],
+) -> Result<u64, log::Error> {
     loop {
         let expected = match *head {
             Some(head) => head,

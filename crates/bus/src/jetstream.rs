@@ -3,7 +3,7 @@
 //! A commit must distinguish three outcomes and a batch must be sent exactly as ADR-50 says, so the requests are
 //! written out here instead of going through a client library that has other aims.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, client::RequestErrorKind};
 use bytes::Bytes;
@@ -96,7 +96,10 @@ pub(crate) async fn request_with<T: DeserializeOwned>(
     let answer = client
         .request_with_headers(subject.to_owned(), headers, body)
         .await
-        .map_err(|error| Error::NoAnswer { what: subject.to_owned(), reason: error.to_string() })?;
+        .map_err(|error| Error::NoAnswer {
+            what: subject.to_owned(),
+            reason: error.to_string(),
+        })?;
     read_answer(subject, &answer.payload)
 }
 
@@ -216,6 +219,17 @@ impl Stream {
         }
     }
 
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Returns once the client has connected anew since it had connected `before` times.
+    async fn reconnected(&self, before: u64) {
+        while self.connects() == before {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
     /// Sends records once, as one plain message or one atomic batch, on the condition that the head is `expected`.
     pub(crate) async fn attempt(&self, expected: u64, records: &[Record]) -> Attempt {
         let Some((last, earlier)) = records.split_last() else {
@@ -267,15 +281,25 @@ impl Stream {
             .headers(headers)
             .payload(last.bytes.clone())
             .timeout(Some(REQUEST_LIMIT));
-        let answer = self.client.send_request(last.subject.clone(), request);
+        let connects = self.connects();
+        let answer = async {
+            // A connection that was lost and is back brings no answer any more; waiting out the limit would help nobody.
+            tokio::select! {
+                answer = self.client.send_request(last.subject.clone(), request) => Some(answer),
+                () = self.reconnected(connects) => None,
+            }
+        };
         let answer =
             crate::faults::between_sending_and_answer(&self.client, self.name, answer).await;
         let answer = match answer {
-            Ok(message) => message,
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+            Some(Ok(message)) => message,
+            Some(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
                 return Attempt::Unknown("no stream answers".to_owned());
             }
-            Err(error) => return Attempt::Unknown(error.to_string()),
+            Some(Err(error)) => return Attempt::Unknown(error.to_string()),
+            None => {
+                return Attempt::Unknown("the connection was lost before the answer".to_owned());
+            }
         };
         #[derive(Deserialize)]
         struct Ack {

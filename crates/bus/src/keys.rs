@@ -24,7 +24,9 @@ impl Keys {
     /// Starts the writing task; it needs a running tokio runtime.
     #[must_use]
     pub fn start(client: Client) -> Keys {
-        Keys { group: Group::start(client, "KEYS") }
+        Keys {
+            group: Group::start(client, "KEYS"),
+        }
     }
 
     /// Stores sealed keys and returns the stream sequence of each once they are durable. It is the handle to delete one.
@@ -35,7 +37,11 @@ impl Keys {
         let count = sealed.len() as u64;
         let records = sealed
             .into_iter()
-            .map(|bytes| Record { subject: format!("{PREFIX}internal.keys.put"), headers: Vec::new(), bytes })
+            .map(|bytes| Record {
+                subject: format!("{PREFIX}internal.keys.put"),
+                headers: Vec::new(),
+                bytes,
+            })
             .collect();
         let first = self.group.put(records, KEY_LIMIT).await?;
         Ok((first..first + count).collect())

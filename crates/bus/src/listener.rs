@@ -73,7 +73,8 @@ pub(crate) fn publish_frame(subject: &[u8], headers: &[(&str, &str)], body: &[u8
     let mut frame = BytesMut::with_capacity(block.len() + body.len() + subject.len() + 32);
     frame.extend_from_slice(b"HPUB ");
     frame.extend_from_slice(subject);
-    frame.extend_from_slice(format!(" {} {}\r\n", block.len(), block.len() + body.len()).as_bytes());
+    frame
+        .extend_from_slice(format!(" {} {}\r\n", block.len(), block.len() + body.len()).as_bytes());
     frame.extend_from_slice(block.as_bytes());
     frame.extend_from_slice(body);
     frame.extend_from_slice(b"\r\n");
@@ -96,7 +97,13 @@ pub(crate) fn addresses(url: &str) -> Option<Vec<String>> {
             let address = url.trim().strip_prefix("nats://").unwrap_or(url.trim());
             let address = address.trim_end_matches('/');
             let plain = !address.is_empty() && !address.contains("://") && !address.contains('@');
-            plain.then(|| if address.contains(':') { address.to_owned() } else { format!("{address}:4222") })
+            plain.then(|| {
+                if address.contains(':') {
+                    address.to_owned()
+                } else {
+                    format!("{address}:4222")
+                }
+            })
         })
         .collect()
 }
@@ -146,7 +153,10 @@ impl Listener {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (reader, mut writer) = stream.into_split();
-        let mut reader = Reader { stream: reader, buffer: BytesMut::with_capacity(64 * 1024) };
+        let mut reader = Reader {
+            stream: reader,
+            buffer: BytesMut::with_capacity(64 * 1024),
+        };
         let line = reader.line().await?;
         let info = line
             .strip_prefix(b"INFO ".as_slice())
@@ -178,8 +188,8 @@ impl Listener {
                 return Err(invalid(&String::from_utf8_lossy(&line)));
             } else if line.starts_with(b"MSG ") || line.starts_with(b"HMSG ") {
                 // A request can arrive between SUB and PONG. It is left unanswered, as if it had come a moment earlier.
-                let (_, size) = message_head(&line)?;
-                reader.body(size).await?;
+                let head = message_head(&line)?;
+                reader.body(head.total).await?;
             }
         }
     }
@@ -192,7 +202,8 @@ struct Reader {
 
 impl Reader {
     async fn more(&mut self) -> io::Result<()> {
-        let read = tokio::time::timeout(3 * PING_INTERVAL, self.stream.read_buf(&mut self.buffer)).await;
+        let read =
+            tokio::time::timeout(3 * PING_INTERVAL, self.stream.read_buf(&mut self.buffer)).await;
         match read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
@@ -202,7 +213,10 @@ impl Reader {
     async fn line(&mut self) -> io::Result<Bytes> {
         let mut searched = 0;
         loop {
-            if let Some(end) = self.buffer[searched..].windows(2).position(|pair| pair == b"\r\n") {
+            if let Some(end) = self.buffer[searched..]
+                .windows(2)
+                .position(|pair| pair == b"\r\n")
+            {
                 let line = self.buffer.split_to(searched + end).freeze();
                 self.buffer.advance(2);
                 return Ok(line);
@@ -229,18 +243,39 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-/// Subject, reply and the length of the header, of a line `MSG` or `HMSG`; and the length of all that follows.
-fn message_head(line: &Bytes) -> io::Result<((Bytes, Option<Bytes>, Option<usize>), usize)> {
+/// What a line `MSG` or `HMSG` says of the message that follows it.
+#[derive(Debug)]
+struct Head {
+    subject: Bytes,
+    reply: Option<Bytes>,
+    /// Bytes of the header block, which is the beginning of what follows.
+    header: Option<usize>,
+    /// Bytes that follow, without their final CRLF.
+    total: usize,
+}
+
+fn message_head(line: &Bytes) -> io::Result<Head> {
     let with_header = line.starts_with(b"HMSG ");
-    let words: Vec<&[u8]> = line.split(|&byte| byte == b' ').skip(1).filter(|word| !word.is_empty()).collect();
-    let number = |word: &[u8]| std::str::from_utf8(word).ok().and_then(|word| word.parse::<usize>().ok());
+    let words: Vec<&[u8]> = line
+        .split(|&byte| byte == b' ')
+        .skip(1)
+        .filter(|word| !word.is_empty())
+        .collect();
+    let number = |word: &[u8]| {
+        std::str::from_utf8(word)
+            .ok()
+            .and_then(|word| word.parse::<usize>().ok())
+    };
     let numbers = if with_header { 2 } else { 1 };
     let reply = match words.len().checked_sub(numbers) {
         Some(2) => None,
         Some(3) => Some(line.slice_ref(words[2])),
         _ => return Err(invalid("a message line has the wrong number of words")),
     };
-    let total = words.last().and_then(|word| number(word)).filter(|&total| total <= MESSAGE_LIMIT);
+    let total = words
+        .last()
+        .and_then(|word| number(word))
+        .filter(|&total| total <= MESSAGE_LIMIT);
     let total = total.ok_or_else(|| invalid("a message's length is wrong"))?;
     let header = if with_header {
         let header = number(words[words.len() - 2]).filter(|&header| header <= total);
@@ -248,10 +283,19 @@ fn message_head(line: &Bytes) -> io::Result<((Bytes, Option<Bytes>, Option<usize
     } else {
         None
     };
-    Ok(((line.slice_ref(words[0]), reply, header), total))
+    Ok(Head {
+        subject: line.slice_ref(words[0]),
+        reply,
+        header,
+        total,
+    })
 }
 
-async fn read_messages(mut reader: Reader, pong: &mpsc::Sender<()>, mut take: impl FnMut(Message)) -> io::Error {
+async fn read_messages(
+    mut reader: Reader,
+    pong: &mpsc::Sender<()>,
+    mut take: impl FnMut(Message),
+) -> io::Error {
     loop {
         match read_message(&mut reader, pong).await {
             Ok(Some(message)) => take(message),
@@ -264,10 +308,15 @@ async fn read_messages(mut reader: Reader, pong: &mpsc::Sender<()>, mut take: im
 async fn read_message(reader: &mut Reader, pong: &mpsc::Sender<()>) -> io::Result<Option<Message>> {
     let line = reader.line().await?;
     if line.starts_with(b"MSG ") || line.starts_with(b"HMSG ") {
-        let ((subject, reply, header), size) = message_head(&line)?;
-        let mut body = reader.body(size).await?;
-        let header = header.map(|length| body.split_to(length));
-        return Ok(Some(Message { subject, reply, header, body }));
+        let head = message_head(&line)?;
+        let mut body = reader.body(head.total).await?;
+        let header = head.header.map(|length| body.split_to(length));
+        return Ok(Some(Message {
+            subject: head.subject,
+            reply: head.reply,
+            header,
+            body,
+        }));
     }
     if line.as_ref() == b"PING" {
         // A full channel means that a PONG is about to be written anyway.
@@ -321,18 +370,39 @@ mod tests {
     #[test]
     fn message_lines_are_read_by_their_words() {
         let head = |line: &str| message_head(&Bytes::from(line.to_owned()));
-        let ((subject, reply, header), size) = head("MSG a.b 7 12").expect("without reply");
-        assert_eq!((subject.as_ref(), reply, header, size), (b"a.b".as_slice(), None, None, 12));
-        let ((_, reply, header), size) = head("HMSG a.b 7 _R_.x 10 12").expect("with reply and header");
-        assert_eq!((reply.as_deref(), header, size), (Some(b"_R_.x".as_slice()), Some(10), 12));
-        for line in ["MSG a", "MSG a 1 r 2 3", "HMSG a 1 13 12", "MSG a 1 -1", "MSG a 1 99999999", "HMSG a 1 x 12"] {
+        let plain = head("MSG a.b 7 12").expect("without reply");
+        assert_eq!(
+            (
+                plain.subject.as_ref(),
+                plain.reply,
+                plain.header,
+                plain.total
+            ),
+            (b"a.b".as_slice(), None, None, 12)
+        );
+        let full = head("HMSG a.b 7 _R_.x 10 12").expect("with reply and header");
+        assert_eq!(
+            (full.reply.as_deref(), full.header, full.total),
+            (Some(b"_R_.x".as_slice()), Some(10), 12)
+        );
+        for line in [
+            "MSG a",
+            "MSG a 1 r 2 3",
+            "HMSG a 1 13 12",
+            "MSG a 1 -1",
+            "MSG a 1 99999999",
+            "HMSG a 1 x 12",
+        ] {
             assert!(head(line).is_err(), "{line}");
         }
     }
 
     #[test]
     fn addresses_are_plain_hosts_and_ports() {
-        assert_eq!(addresses("nats://a:1, b"), Some(vec!["a:1".to_owned(), "b:4222".to_owned()]));
+        assert_eq!(
+            addresses("nats://a:1, b"),
+            Some(vec!["a:1".to_owned(), "b:4222".to_owned()])
+        );
         assert_eq!(addresses("tls://a:1"), None);
         assert_eq!(addresses("nats://user@a:1"), None);
         assert_eq!(addresses(""), None);

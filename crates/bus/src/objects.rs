@@ -24,14 +24,19 @@ pub struct Objects {
 /// The name of an object: the SHA-256 of its bytes.
 #[must_use]
 pub fn object_hash(bytes: &[u8]) -> [u8; 32] {
-    digest::digest(&digest::SHA256, bytes).as_ref().try_into().expect("a SHA-256 digest has 32 bytes")
+    digest::digest(&digest::SHA256, bytes)
+        .as_ref()
+        .try_into()
+        .expect("a SHA-256 digest has 32 bytes")
 }
 
 impl Objects {
     /// Starts the writing task; it needs a running tokio runtime.
     #[must_use]
     pub fn start(client: Client) -> Objects {
-        Objects { group: Group::start(client, "OBJECTS") }
+        Objects {
+            group: Group::start(client, "OBJECTS"),
+        }
     }
 
     /// Stores objects and returns their names once they are durable. An object that is stored twice is the same object.

@@ -85,20 +85,42 @@ impl Queue {
     /// # Errors
     /// [`Error::JetStream`].
     pub async fn take(&self, max: usize, wait: Duration) -> Result<Vec<Work>, Error> {
-        let now = self.pull(json!({"batch": max, "no_wait": true}), max, Duration::from_secs(2)).await?;
+        let now = self
+            .pull(
+                json!({"batch": max, "no_wait": true}),
+                max,
+                Duration::from_secs(2),
+            )
+            .await?;
         if !now.is_empty() || wait.is_zero() {
             return Ok(now);
         }
         let nanoseconds = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        self.pull(json!({"batch": 1, "expires": nanoseconds}), 1, wait + Duration::from_secs(1)).await
+        self.pull(
+            json!({"batch": 1, "expires": nanoseconds}),
+            1,
+            wait + Duration::from_secs(1),
+        )
+        .await
     }
 
-    async fn pull(&self, body: serde_json::Value, max: usize, limit: Duration) -> Result<Vec<Work>, Error> {
+    async fn pull(
+        &self,
+        body: serde_json::Value,
+        max: usize,
+        limit: Duration,
+    ) -> Result<Vec<Work>, Error> {
         let subject = "$JS.API.CONSUMER.MSG.NEXT.QUEUE.worker";
-        let no_answer = |reason: String| jetstream::Error::NoAnswer { what: subject.to_owned(), reason };
+        let no_answer = |reason: String| jetstream::Error::NoAnswer {
+            what: subject.to_owned(),
+            reason,
+        };
         let inbox = self.client.new_inbox();
-        let mut answers =
-            self.client.subscribe(inbox.clone()).await.map_err(|error| no_answer(error.to_string()))?;
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|error| no_answer(error.to_string()))?;
         self.client
             .publish_with_reply(subject, inbox, body.to_string().into())
             .await
@@ -133,9 +155,17 @@ impl Work {
     /// # Errors
     /// [`Error::JetStream`]: it may be given out again, and the registrar's memory of ids then finds it done.
     pub async fn done(self) -> Result<(), Error> {
-        self.client.request(self.token.clone(), "+ACK".into()).await.map(|_| ()).map_err(|error| {
-            jetstream::Error::NoAnswer { what: "acknowledging queued work".to_owned(), reason: error.to_string() }.into()
-        })
+        self.client
+            .request(self.token.clone(), "+ACK".into())
+            .await
+            .map(|_| ())
+            .map_err(|error| {
+                jetstream::Error::NoAnswer {
+                    what: "acknowledging queued work".to_owned(),
+                    reason: error.to_string(),
+                }
+                .into()
+            })
     }
 
     /// Gives the command back at once, to be tried again after `after`.
@@ -144,9 +174,16 @@ impl Work {
     /// [`Error::JetStream`]: it is given out again after thirty seconds then.
     pub async fn later(self, after: Duration) -> Result<(), Error> {
         let body = format!("-NAK {{\"delay\":{}}}", after.as_nanos());
-        self.client.publish(self.token.clone(), body.into()).await.map_err(|error| {
-            jetstream::Error::NoAnswer { what: "giving queued work back".to_owned(), reason: error.to_string() }.into()
-        })
+        self.client
+            .publish(self.token.clone(), body.into())
+            .await
+            .map_err(|error| {
+                jetstream::Error::NoAnswer {
+                    what: "giving queued work back".to_owned(),
+                    reason: error.to_string(),
+                }
+                .into()
+            })
     }
 
     /// Asks for another thirty seconds.
@@ -154,8 +191,15 @@ impl Work {
     /// # Errors
     /// [`Error::JetStream`].
     pub async fn more_time(&self) -> Result<(), Error> {
-        self.client.publish(self.token.clone(), "+WPI".into()).await.map_err(|error| {
-            jetstream::Error::NoAnswer { what: "asking for more time".to_owned(), reason: error.to_string() }.into()
-        })
+        self.client
+            .publish(self.token.clone(), "+WPI".into())
+            .await
+            .map_err(|error| {
+                jetstream::Error::NoAnswer {
+                    what: "asking for more time".to_owned(),
+                    reason: error.to_string(),
+                }
+                .into()
+            })
     }
 }

@@ -193,7 +193,12 @@ pub const TEMPLATES: &[Template] = &[
         role: Role::Follower,
         name: "follower",
         place: Place::Core,
-        publish: &["$JS.API.STREAM.INFO.LOG", "$JS.API.STREAM.MSG.GET.LOG", "$JS.API.DIRECT.GET.LOG", "$SRV.>"],
+        publish: &[
+            "$JS.API.STREAM.INFO.LOG",
+            "$JS.API.STREAM.MSG.GET.LOG",
+            "$JS.API.DIRECT.GET.LOG",
+            "$SRV.>",
+        ],
         subscribe: &["chancery.v1.evt.>", OWN_INBOX],
         answers: None,
         subscriptions: -1,

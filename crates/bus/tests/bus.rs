@@ -10,5 +10,8 @@ mod commit;
 mod raw;
 #[path = "bus/stores.rs"]
 mod stores;
+#[cfg(feature = "faults")]
+#[path = "bus/sweep.rs"]
+mod sweep;
 #[path = "bus/tenancy.rs"]
 mod tenancy;

@@ -25,7 +25,11 @@ pub(crate) struct Raw {
 
 impl Raw {
     /// Connects with the credentials; `extra` goes into CONNECT as it is.
-    pub(crate) async fn connect(address: std::net::SocketAddr, credentials: &Credentials, extra: Value) -> Raw {
+    pub(crate) async fn connect(
+        address: std::net::SocketAddr,
+        credentials: &Credentials,
+        extra: Value,
+    ) -> Raw {
         let (raw, heard) = Raw::try_connect(address, credentials, extra).await;
         assert_eq!(heard, Heard::Pong);
         raw
@@ -36,7 +40,9 @@ impl Raw {
         credentials: &Credentials,
         extra: Value,
     ) -> (Raw, Heard) {
-        let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut stream = BufReader::new(stream);
         let mut line = String::new();
         stream.read_line(&mut line).await.unwrap();
         let info: Value = serde_json::from_str(line.strip_prefix("INFO ").unwrap()).unwrap();
@@ -50,7 +56,8 @@ impl Raw {
             connect[name] = value;
         }
         let mut raw = Raw { stream };
-        raw.send(format!("CONNECT {connect}\r\nPING\r\n").as_bytes()).await;
+        raw.send(format!("CONNECT {connect}\r\nPING\r\n").as_bytes())
+            .await;
         let heard = raw.hear().await;
         (raw, heard)
     }
@@ -68,9 +75,19 @@ impl Raw {
     }
 
     /// Publishes a header block exactly as given.
-    pub(crate) async fn publish_raw(&mut self, subject: &str, reply: &str, header: &[u8], body: &[u8]) {
-        let mut bytes =
-            format!("HPUB {subject} {reply} {} {}\r\n", header.len(), header.len() + body.len()).into_bytes();
+    pub(crate) async fn publish_raw(
+        &mut self,
+        subject: &str,
+        reply: &str,
+        header: &[u8],
+        body: &[u8],
+    ) {
+        let mut bytes = format!(
+            "HPUB {subject} {reply} {} {}\r\n",
+            header.len(),
+            header.len() + body.len()
+        )
+        .into_bytes();
         bytes.extend_from_slice(header);
         bytes.extend_from_slice(body);
         bytes.extend_from_slice(b"\r\n");
@@ -78,12 +95,15 @@ impl Raw {
     }
 
     pub(crate) async fn subscribe(&mut self, subject: &str, sid: u32) {
-        self.send(format!("SUB {subject} {sid}\r\n").as_bytes()).await;
+        self.send(format!("SUB {subject} {sid}\r\n").as_bytes())
+            .await;
     }
 
     /// The next thing that the server says, within ten seconds.
     pub(crate) async fn hear(&mut self) -> Heard {
-        tokio::time::timeout(Duration::from_secs(10), self.hear_next()).await.expect("the server says something")
+        tokio::time::timeout(Duration::from_secs(10), self.hear_next())
+            .await
+            .expect("the server says something")
     }
 
     async fn hear_next(&mut self) -> Heard {
@@ -103,7 +123,10 @@ impl Raw {
                     let mut bytes = vec![0; size + 2];
                     self.stream.read_exact(&mut bytes).await.unwrap();
                     bytes.truncate(size);
-                    return Heard::Message { subject: words[1].to_owned(), bytes };
+                    return Heard::Message {
+                        subject: words[1].to_owned(),
+                        bytes,
+                    };
                 }
                 _ => {}
             }
@@ -131,7 +154,10 @@ impl Raw {
         loop {
             match self.hear().await {
                 Heard::Message { bytes, .. } => {
-                    let start = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |end| end + 4);
+                    let start = bytes
+                        .windows(4)
+                        .position(|four| four == b"\r\n\r\n")
+                        .map_or(0, |end| end + 4);
                     return serde_json::from_slice(&bytes[start..]).unwrap_or(Value::Null);
                 }
                 Heard::Closed => panic!("the connection is closed"),
