@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod cases;
-//mod golden;
-//mod limits;
-//mod oracle;
-//mod properties;
+mod golden;
+mod limits;
+mod oracle;
+mod properties;
 mod world;
