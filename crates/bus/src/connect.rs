@@ -127,7 +127,7 @@ pub(crate) fn reconnect_delay(attempt: usize) -> Duration {
     }
 }
 
-/// Connects, and from then on reconnects for ever by itself. Requests wait [at most three seconds](REQUEST_LIMIT).
+/// Connects, and from then on reconnects for ever by itself. Requests wait at most three seconds.
 ///
 /// # Errors
 /// When the first connect fails, or a user cannot be minted.

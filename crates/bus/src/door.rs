@@ -9,7 +9,7 @@
 //! client chose to call itself and is not read. Header lines can be smuggled past the server, so the block is taken
 //! only as a whole: CRLF alone ends a line, a known name stands at most once, each value has a strict grammar.
 //!
-//! The connection is [`crate::listener`]'s, which no message can break, so projects need not be spread over connections
+//! The connection is the module `listener`'s, which no message can break, so projects need not be spread over connections
 //! to be kept apart; a second one carries on while the first reconnects. Load is kept apart by a number of requests in
 //! flight for each project, beyond which only that project hears `busy`.
 

@@ -446,8 +446,11 @@ impl Tail {
 
     /// The entries that are there now, without waiting for more: none means that the reader has reached the head.
     ///
+    /// The two errors are apart because they ask for different things: a page that could not be read is asked for
+    /// again, a gap ends the reading.
+    ///
     /// # Errors
-    /// [`TailError::Gap`] inside the outer result's error is not lost: it comes from the following [`Tail::next`].
+    /// Outside, [`Error`] when the page could not be read; inside, [`TailError::Gap`] for a stream that may have none.
     pub async fn page(&mut self) -> Result<Result<Vec<Entry>, TailError>, Error> {
         if self.ready.is_empty() {
             self.read_page().await?;
