@@ -7,4 +7,5 @@ mod golden;
 mod limits;
 mod oracle;
 mod properties;
+mod stories;
 mod world;
