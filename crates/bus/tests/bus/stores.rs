@@ -139,6 +139,7 @@ async fn a_deleted_key_is_gone_from_the_stream_and_from_the_disk() {
         .page()
         .await
         .unwrap()
+        .unwrap()
         .into_iter()
         .map(|entry| entry.bytes)
         .collect();
