@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::accesslog::{AccessLog, Entry, Tls, clip};
 use crate::proxy::{Activity, Connection, Proxy, Session, micros};
-use crate::resolve::{Opened, Resolver};
+use crate::resolve::{Ahead, Opened, Resolver};
 use crate::status::{Problem, Status};
 use crate::tls::{Offer, UNRECOGNIZED_NAME};
 
@@ -267,7 +267,7 @@ impl Server {
         let sni = sni.ok_or(Failure::Unrecognized)?;
         let site = self
             .resolver
-            .site(sni)
+            .site(sni, Ahead::Handshake)
             .await
             .map_err(|_| Failure::Unavailable)?
             .ok_or(Failure::Unrecognized)?;

@@ -27,7 +27,7 @@ use lifecycle::selection::Mode;
 use crate::accesslog::{AccessLog, Entry, Tls, clip};
 use crate::forward;
 use crate::origin::{self, Origins};
-use crate::resolve::{Resolver, Target};
+use crate::resolve::{Ahead, Resolver, Target};
 
 /// How long an origin may take from the last byte of the request to the head of its answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -220,7 +220,7 @@ impl Proxy {
         };
         let site = self
             .resolver
-            .site(host)
+            .site(host, Ahead::Request)
             .await
             .map_err(unavailable)?
             .ok_or(MISDIRECTED)?;

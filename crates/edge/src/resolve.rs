@@ -6,10 +6,11 @@
 //! once for each key, away from the threads that serve handshakes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Uri};
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, GuardResult};
 use quick_cache::{DefaultHashBuilder, Weighter};
 use rustls::ServerConfig;
 use rustls::sign::CertifiedKey;
@@ -17,7 +18,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
 use lifecycle::names::{CertificateId, Digest, ResourceId, Slug};
-use lifecycle::selection::{Candidate, Mode, Policy, chain, rank};
+use lifecycle::selection::{Candidate, Mode, Policy, active, chain, rank};
 
 use crate::clock::Clock;
 use crate::status::{Problem, Status};
@@ -107,6 +108,15 @@ pub(crate) enum Error {
     Stopping,
 }
 
+/// What a host is looked up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// A handshake: its certificate is needed next.
+    Handshake,
+    /// A request: nothing but the resource is needed.
+    Request,
+}
+
 /// How full the caches are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheUse {
@@ -183,7 +193,11 @@ impl Resolver {
     ///
     /// `host` is in lower case and without the final dot. What is unknown is not kept, so that asking for names that do not
     /// exist displaces none that do.
-    pub(crate) async fn site(&self, host: &str) -> Result<Option<Arc<Site>>, Error> {
+    pub(crate) async fn site(
+        self: &Arc<Self>,
+        host: &str,
+        ahead: Ahead,
+    ) -> Result<Option<Arc<Site>>, Error> {
         loop {
             let guard = match self.sites.get(host) {
                 Some(site) if self.store.holds(&site.provenance) => return Ok(Some(site)),
@@ -201,8 +215,10 @@ impl Resolver {
                 },
             };
             let name = host.to_owned();
-            let joined = self.look_up(move |store| join_site(store, &name)).await?;
-            let Some(site) = joined else { return Ok(None) };
+            let find = move |this: &Self| this.find_site(&name, ahead);
+            let Some(site) = self.look_up(find).await? else {
+                return Ok(None);
+            };
             let site = Arc::new(site);
             // Not kept when it was removed meanwhile; what was read is still good for this one client.
             let _ = guard.insert(site.clone());
@@ -211,7 +227,10 @@ impl Resolver {
     }
 
     /// The resource with this id. None when it is not in the feed, or when its origin cannot be read.
-    pub(crate) async fn target(&self, id: ResourceId) -> Result<Option<Arc<Target>>, Error> {
+    pub(crate) async fn target(
+        self: &Arc<Self>,
+        id: ResourceId,
+    ) -> Result<Option<Arc<Target>>, Error> {
         loop {
             let guard = match self.targets.get(&id) {
                 Some(target) if self.store.holds(&target.provenance) => return Ok(Some(target)),
@@ -225,7 +244,10 @@ impl Resolver {
                     Err(guard) => guard,
                 },
             };
-            let Some(target) = self.look_up(move |store| join_target(store, id)).await? else {
+            let Some(target) = self
+                .look_up(move |this| join_target(&this.store, id))
+                .await?
+            else {
                 return Ok(None);
             };
             let target = Arc::new(target);
@@ -236,7 +258,7 @@ impl Resolver {
 
     /// The certificate to serve for a host to a client that can check these kinds of keys, now. None when there is none.
     pub(crate) async fn certificate(
-        &self,
+        self: &Arc<Self>,
         site: &Site,
         offer: Offer,
     ) -> Result<Option<Arc<Opened>>, Error> {
@@ -270,7 +292,7 @@ impl Resolver {
         Ok(None)
     }
 
-    async fn opened(&self, leaf: Digest) -> Result<Option<Arc<Opened>>, Error> {
+    async fn opened(self: &Arc<Self>, leaf: Digest) -> Result<Option<Arc<Opened>>, Error> {
         let guard = match self.keys.get(&leaf) {
             Some(opened) => return Ok(Some(opened)),
             None => match self.keys.get_value_or_guard_async(&leaf).await {
@@ -278,8 +300,36 @@ impl Resolver {
                 Err(guard) => guard,
             },
         };
-        let found = self.look_up(move |store| open_bundle(store, leaf)).await?;
-        let (certificate, version, certified) = match found {
+        let Some(opened) = self.look_up(move |this| this.open(leaf)).await? else {
+            return Ok(None);
+        };
+        let _ = guard.insert(opened.clone());
+        Ok(Some(opened))
+    }
+
+    /// Joins a site and, for a handshake, opens the certificate that most clients will get: one turn on another thread for
+    /// both. Blocks.
+    fn find_site(&self, host: &str, ahead: Ahead) -> Result<Option<Site>, store::Error> {
+        let site = join_site(&self.store, host)?;
+        if ahead == Ahead::Handshake
+            && let Some(candidate) = site
+                .as_ref()
+                .and_then(|site| active(&site.ranked, self.clock.now().floored))
+        {
+            let leaf = candidate.fingerprint;
+            if let GuardResult::Guard(guard) =
+                self.keys.get_value_or_guard(&leaf, Some(Duration::ZERO))
+                && let Some(opened) = self.open(leaf)?
+            {
+                let _ = guard.insert(opened);
+            }
+        }
+        Ok(site)
+    }
+
+    /// Opens a certificate. None, and a problem, when it cannot be opened. Blocks.
+    fn open(&self, leaf: Digest) -> Result<Option<Arc<Opened>>, store::Error> {
+        let (certificate, version, certified) = match open_bundle(&self.store, leaf)? {
             Ok(found) => found,
             Err(words) => {
                 self.status.problem(Problem::Key, words);
@@ -289,21 +339,19 @@ impl Resolver {
         let names = names_of(&certified);
         let chain_bytes = certified.cert.iter().map(|der| der.len() as u64 + 64).sum();
         let config = self.template.with(leaf, Arc::new(certified));
-        let opened = Arc::new(Opened {
+        Ok(Some(Arc::new(Opened {
             fingerprint: leaf,
             certificate,
             version,
             names,
             config,
             chain_bytes,
-        });
-        let _ = guard.insert(opened.clone());
-        Ok(Some(opened))
+        })))
     }
 
     async fn look_up<T: Send + 'static>(
-        &self,
-        find: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
+        self: &Arc<Self>,
+        find: impl FnOnce(&Self) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = self
             .lookups
@@ -311,10 +359,10 @@ impl Resolver {
             .acquire_owned()
             .await
             .map_err(|_| Error::Stopping)?;
-        let store = self.store.clone();
+        let this = self.clone();
         let found = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            find(&store)
+            find(&this)
         });
         match found.await {
             Ok(found) => found.map_err(|error| {
