@@ -1889,7 +1889,7 @@ pub fn ranking(
     region: &str,
 ) -> Option<(state::Served, Vec<selection::Candidate>)> {
     let served = state::served(state, host, region)?;
-    let mut ranked = if served.resource.is_some() {
+    let mut ranked = if served.resource.is_some_and(|r| state::is_served(state, r)) {
         state::candidates(state, &served.project, host, region)
     } else {
         Vec::new()

@@ -37,7 +37,7 @@ pub struct Past {
 
 /// Who served a host in a region as of a sequence, and with which candidates.
 pub fn ranking_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Option<Past> {
-    let (served, mut since) = served_at(state, host, region, sequence)?;
+    let (served, mut since, active) = served_at(state, host, region, sequence)?;
     let mut certificates: Vec<Certificate> = Vec::new();
     let mut ranked: Vec<Candidate> = Vec::new();
     for name in names_for(host) {
@@ -70,7 +70,7 @@ pub fn ranking_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -
             }
         }
     }
-    if served.resource.is_none() {
+    if served.resource.is_none() || !active {
         ranked.clear();
     }
     selection::rank(selection::Policy::default(), served.mode, &mut ranked);
@@ -106,7 +106,13 @@ fn ever<'a>(
     })
 }
 
-fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Option<(Served, u64)> {
+/// Who answered, since which event, and whether the project was active.
+fn served_at(
+    state: &impl Read,
+    host: &Host,
+    region: &str,
+    sequence: u64,
+) -> Option<(Served, u64, bool)> {
     let control = state.control()?;
     if host.is_within(&control.platform_domain) {
         let label = host
@@ -124,11 +130,11 @@ fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Opt
         let (since, active) = active_at(state, project, sequence);
         let served = Served {
             project: Slug::platform(),
-            resource: active.then_some(resource.id),
+            resource: Some(resource.id),
             mode: Mode::Auto,
             claim: None,
         };
-        return Some((served, changed.max(since)));
+        return Some((served, changed.max(since), active));
     }
     for name in names_for(host) {
         let holder = as_of::<Option<Slug>>(state, Table::HolderHistory, key::text(&name), sequence);
@@ -142,11 +148,11 @@ fn served_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -> Opt
             let (since, active) = active_at(state, project.as_str(), sequence);
             let served = Served {
                 project,
-                resource: claim.attached.get(region).copied().filter(|_| active),
+                resource: claim.attached.get(region).copied(),
                 mode: claim.mode_in(region),
                 claim: Some(claim),
             };
-            return Some((served, held.max(changed).max(since)));
+            return Some((served, held.max(changed).max(since), active));
         }
     }
     None
@@ -158,6 +164,12 @@ fn active_at(state: &impl Read, project: &str, sequence: u64) -> (u64, bool) {
         .map_or((0, false), |(since, project)| {
             (since, project.status == ProjectStatus::Active)
         })
+}
+
+/// A certificate as it was after the event of a sequence, with versions that have left it since.
+pub fn certificate_at(state: &impl Read, id: CertificateId, sequence: u64) -> Option<Certificate> {
+    let row = key::certificate(id);
+    as_of(state, Table::CertificateHistory, row, sequence).map(|(_, certificate)| certificate)
 }
 
 /// What the edges of a region had last reported by a sequence.

@@ -498,7 +498,7 @@ pub const COVER_LIMIT: usize = 256;
 pub struct Served {
     /// The project whose certificates are ranked.
     pub project: Slug,
-    /// The resource that requests go to. None: not attached in this region, or the project is suspended.
+    /// The resource that requests go to. None: not attached in this region.
     pub resource: Option<ResourceId>,
     /// The mode.
     pub mode: Mode,
@@ -527,7 +527,7 @@ pub fn served(state: &impl State, host: &Host, region: &str) -> Option<Served> {
             .filter(|r| r.regions.iter().any(|r| r.as_str() == region))?;
         return Some(Served {
             project: Slug::platform(),
-            resource: is_active(state, project).then_some(resource.id),
+            resource: Some(resource.id),
             mode: Mode::Auto,
             claim: None,
         });
@@ -535,20 +535,20 @@ pub fn served(state: &impl State, host: &Host, region: &str) -> Option<Served> {
     let project = |name: &str| state.holder(name).map(|project| (name.to_owned(), project));
     let (name, project) = project(host.as_str()).or_else(|| project(host.wildcard()?.as_str()))?;
     let claim = state.claim(&name, project.as_str())?;
-    let active = is_active(state, project.as_str());
     Some(Served {
         project,
-        resource: claim.attached.get(region).copied().filter(|_| active),
+        resource: claim.attached.get(region).copied(),
         mode: claim.mode_in(region),
         claim: Some(claim),
     })
 }
 
-/// Nothing of a suspended project is served.
-fn is_active(state: &impl State, project: &str) -> bool {
+/// Whether requests may go to a resource: nothing of a suspended project is served, whatever is attached.
+pub fn is_served(state: &impl State, resource: ResourceId) -> bool {
     state
-        .project(project)
-        .is_some_and(|p| p.status == ProjectStatus::Active)
+        .resource(resource)
+        .and_then(|resource| state.project(resource.project.as_str()))
+        .is_some_and(|project| project.status == ProjectStatus::Active)
 }
 
 /// The certificate names that can serve a host: itself, and the wildcard one level above it.
