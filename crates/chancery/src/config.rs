@@ -29,6 +29,11 @@ pub enum Role {
     Edge,
 }
 
+impl Role {
+    /// All of them: what a process is unless told.
+    pub const ALL: [Self; 3] = [Self::Nats, Self::Control, Self::Edge];
+}
+
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,9 +84,6 @@ pub struct Control {
     /// The file with the root key, 32 bytes, made at the first start; `root.key` in the state folder unless told. Keep
     /// a copy elsewhere: without it no customer key can be opened.
     pub root_key: Option<PathBuf>,
-    /// The file with the identity from which NATS accounts and users are minted, for a control plane whose `nats` role
-    /// runs in another process; `identity` in the state folder unless told.
-    pub identity: Option<PathBuf>,
     /// Where the control plane writes its operator's credentials; `operator.creds` in the state folder unless told.
     pub operator_creds: Option<PathBuf>,
     /// PEM files with CAs that are trusted beside the public roots.
@@ -92,6 +94,8 @@ pub struct Control {
     pub command_burst: u32,
     /// Regions that are created at the start if they are not there.
     pub regions: Vec<Slug>,
+    /// For rehearsals: how long each verification takes at least, milliseconds.
+    pub verify_delay_ms: u64,
 }
 
 impl Default for Control {
@@ -99,12 +103,12 @@ impl Default for Control {
         Self {
             platform_domain: "chancery.localhost".to_owned(),
             root_key: None,
-            identity: None,
             operator_creds: None,
             trusted_roots: Vec::new(),
             commands_per_second: 50,
             command_burst: 1_000,
             regions: Vec::new(),
+            verify_delay_ms: 0,
         }
     }
 }
@@ -125,12 +129,9 @@ pub struct Edge {
     /// The file with the token of `chancery edge enrol`, needed once. Not where role `control` is in the same process.
     #[serde(default)]
     pub token: Option<PathBuf>,
-    /// Bytes of opened keys and chains that are kept in memory at most; 64 MiB unless told.
+    /// Bytes of chains and opened keys that are kept in memory at most, about 3 KiB a certificate; 256 MiB unless told.
     #[serde(default = "cache_bytes")]
     pub cache_bytes: u64,
-    /// The file of the access log, JSON; stdout unless told.
-    #[serde(default)]
-    pub access_log: Option<PathBuf>,
 }
 
 /// `[metrics]`
@@ -151,11 +152,12 @@ pub struct Log {
 }
 
 fn all_roles() -> Vec<Role> {
-    vec![Role::Nats, Role::Control, Role::Edge]
+    Role::ALL.to_vec()
 }
 
-fn cache_bytes() -> u64 {
-    64 * 1024 * 1024
+/// Bytes of chains and opened keys that an edge keeps unless told.
+pub fn cache_bytes() -> u64 {
+    edge::CacheBounds::default().key_bytes
 }
 
 impl Config {
@@ -263,22 +265,14 @@ impl Config {
         let control = &mut self.control;
         let mut paths = vec![&mut self.state];
         paths.extend(
-            [
-                &mut self.nats.executable,
-                &mut control.root_key,
-                &mut control.identity,
-            ]
-            .into_iter()
-            .flatten(),
+            [&mut self.nats.executable, &mut control.root_key]
+                .into_iter()
+                .flatten(),
         );
         paths.extend(control.operator_creds.as_mut());
         paths.extend(control.trusted_roots.iter_mut());
         for edge in &mut self.edges {
-            paths.extend(
-                [&mut edge.token, &mut edge.access_log]
-                    .into_iter()
-                    .flatten(),
-            );
+            paths.extend(edge.token.as_mut());
         }
         paths
     }

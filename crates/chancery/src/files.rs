@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use lifecycle::rejection::Code;
@@ -39,6 +41,23 @@ pub fn read(path: &Path, max: u64) -> Result<Zeroizing<Vec<u8>>> {
         ));
     }
     Ok(bytes)
+}
+
+/// Reads the certificates of a PEM file, such as the roots of a company.
+///
+/// # Errors
+/// When it cannot be read or holds none.
+pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|error| anyhow::anyhow!("{} is not PEM: {error}", path.display()))?;
+    anyhow::ensure!(
+        !certificates.is_empty(),
+        "{} holds no certificate",
+        path.display()
+    );
+    Ok(certificates)
 }
 
 /// A new file that only its owner can read. Dropped before [`keep`](Self::keep) it is removed again.

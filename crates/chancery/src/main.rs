@@ -29,6 +29,7 @@ mod files;
 mod output;
 mod pem;
 mod serve;
+mod servers;
 mod telemetry;
 mod up;
 

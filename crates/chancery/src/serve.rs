@@ -9,7 +9,9 @@ use crate::config::Config;
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails for good.
-pub async fn run(args: cli::Serve, config: Config, json: bool) -> anyhow::Result<ExitCode> {
-    let _ = (args, config, json);
-    anyhow::bail!("this build has no servers");
+pub async fn run(args: cli::Serve, mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
+    if !args.roles.is_empty() {
+        config.roles = args.roles;
+    }
+    crate::servers::run(config, json).await
 }

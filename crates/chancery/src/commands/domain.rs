@@ -25,7 +25,7 @@ struct View {
     #[serde(default)]
     proof: Option<String>,
     #[serde(default)]
-    attached: BTreeMap<String, String>,
+    attached: BTreeMap<String, Option<String>>,
     #[serde(default)]
     mode: String,
     #[serde(default)]
@@ -40,7 +40,12 @@ impl View {
     fn attachments(&self) -> Vec<String> {
         self.attached
             .iter()
-            .map(|(region, resource)| format!("{resource} ({region})"))
+            .map(|(region, resource)| {
+                format!(
+                    "{} ({region})",
+                    resource.as_deref().unwrap_or("a deleted resource")
+                )
+            })
             .collect()
     }
 

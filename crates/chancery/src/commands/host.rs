@@ -32,8 +32,20 @@ struct Region {
     fallbacks: Vec<Candidate>,
     runway_until: Option<String>,
     why: Value,
+    at: Option<String>,
+    since: Option<Since>,
     evidence: Option<String>,
     edges: Option<Edges>,
+}
+
+/// The event since which it was so.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Since {
+    sequence: u64,
+    time: String,
+    actor: String,
+    event: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -110,10 +122,10 @@ fn show(host: &str, region: &Region, out: &Out) {
     card.add("mode", text(&region.mode));
     card.add(
         "active",
-        region
-            .active
-            .as_ref()
-            .map_or("none: the handshake is refused".to_owned(), Candidate::line),
+        region.active.as_ref().map_or(
+            "none: HTTPS handshakes are refused".to_owned(),
+            Candidate::line,
+        ),
     );
     for fallback in &region.fallbacks {
         card.add("then", fallback.line());
@@ -123,7 +135,26 @@ fn show(host: &str, region: &Region, out: &Out) {
         region.runway_until.as_deref().map(when).unwrap_or_default(),
     );
     card.add("why", super::status::text(&region.why));
-    card.add("evidence", text(&region.evidence));
+    card.add("at", region.at.as_deref().map(when).unwrap_or_default());
+    if let Some(since) = &region.since {
+        card.add(
+            "since",
+            format!(
+                "{} by {}, {} (sequence {})",
+                since.event,
+                since.actor,
+                when(&since.time),
+                since.sequence
+            ),
+        );
+    }
+    let evidence = match region.evidence.as_deref() {
+        Some("reported") => "reported: the edges said by then that they had applied it".to_owned(),
+        Some("intended") => "intended: no report of an edge covers that time".to_owned(),
+        Some(other) => other.to_owned(),
+        None => String::new(),
+    };
+    card.add("evidence", evidence);
     if let Some(edges) = &region.edges {
         let behind: Vec<_> = edges.behind.iter().map(super::status::text).collect();
         let behind = if behind.is_empty() {

@@ -116,6 +116,15 @@ fn verdict(yes: bool) -> ExitCode {
     }
 }
 
+/// Reads `null` as nothing: views show what is not known that way.
+fn nullable<'de, D, T>(from: D) -> std::result::Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
 /// A reason in a view, read leniently: views of a later release may know more codes.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use lifecycle::command::SetCountry;
+use lifecycle::rejection::Code;
 use wire::request::{ListQuery, RegionCreate};
 
 use super::{accepted, showing};
 use crate::cli::Region;
 use crate::client::Client;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::{Card, Out, Table, list};
 
 #[derive(Deserialize)]
@@ -99,10 +101,16 @@ pub(super) async fn run(client: &Client, command: Region, out: &Out) -> Result<E
             Ok(ExitCode::SUCCESS)
         }
         Region::Show { name } => {
-            let item = client
-                .one(client.project()?, "regions", "regions", name.as_str())
+            let items = client
+                .list(
+                    client.project()?,
+                    "regions",
+                    "regions",
+                    &ListQuery::default(),
+                )
                 .await?;
-            showing(out, &item, |view: View| {
+            let item = find(&items, name.as_str())?;
+            showing(out, item, |view: View| {
                 let mut card = Card::default();
                 card.add("region", view.name);
                 card.add("edges", count(&view.edges));
@@ -112,6 +120,21 @@ pub(super) async fn run(client: &Client, command: Region, out: &Out) -> Result<E
             })
         }
     }
+}
+
+/// The view of the regions is never long, and has no names to ask for.
+fn find<'a>(items: &'a [Box<RawValue>], name: &str) -> Result<&'a RawValue> {
+    for item in items {
+        let view: View = crate::client::read(item.get().as_bytes())?;
+        if view.name == name {
+            return Ok(item);
+        }
+    }
+    Err(Failure::problem(
+        Code::NotFound,
+        "there is no such region",
+        "`chancery region list` shows those that exist",
+    ))
 }
 
 fn number(number: Option<u64>) -> String {

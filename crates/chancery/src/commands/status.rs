@@ -15,7 +15,15 @@ use crate::output::{Card, Out};
 
 /// The parts that are known, in the order in which they are read.
 const SHOWN: [&str; 9] = [
-    "log", "leader", "release", "roles", "head", "lag", "regions", "edges", "owed",
+    "version",
+    "log",
+    "epoch",
+    "platform_domain",
+    "head",
+    "head_hash",
+    "roles",
+    "regions",
+    "owed",
 ];
 
 /// Parts differ between releases; what is unknown is shown as it comes.

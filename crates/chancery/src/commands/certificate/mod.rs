@@ -37,15 +37,20 @@ pub(super) struct View {
     kind: String,
     status: String,
     shown: String,
+    #[serde(deserialize_with = "super::nullable")]
     reasons: Vec<Reason>,
+    #[serde(deserialize_with = "super::nullable")]
     names: Vec<String>,
+    #[serde(deserialize_with = "super::nullable")]
     not_before: String,
+    #[serde(deserialize_with = "super::nullable")]
     not_after: String,
     trust: Option<String>,
     regions: Vec<String>,
     standby: bool,
+    #[serde(deserialize_with = "super::nullable")]
     fingerprint: String,
-    key: String,
+    key: serde_json::Value,
     versions: Vec<Version>,
     roles: Vec<Role>,
     served_everywhere: bool,
@@ -58,7 +63,9 @@ pub(super) struct View {
 struct Version {
     version: u64,
     status: String,
+    #[serde(deserialize_with = "super::nullable")]
     fingerprint: String,
+    #[serde(deserialize_with = "super::nullable")]
     not_after: String,
     trust: Option<String>,
 }
@@ -346,6 +353,15 @@ async fn with_client(
     }
 }
 
+/// A key's kind: a name, or a name with its bits.
+fn key(kind: &serde_json::Value) -> String {
+    match kind {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(name) => name.clone(),
+        other => super::status::text(other),
+    }
+}
+
 fn show(view: &View, out: &Out) {
     let mut card = Card::default();
     card.add("certificate", view.name.clone());
@@ -364,7 +380,7 @@ fn show(view: &View, out: &Out) {
     card.add("begins", when(&view.not_before));
     card.add("ends", when(&view.not_after));
     card.add("trust", view.trust.clone().unwrap_or_default());
-    card.add("key", view.key.clone());
+    card.add("key", key(&view.key));
     card.add("fingerprint", view.fingerprint.clone());
     card.add("regions", list(&view.regions, 50));
     let behind: Vec<_> = view.behind.iter().map(super::status::text).collect();
