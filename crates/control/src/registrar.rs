@@ -12,6 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use actix::prelude::*;
+use bus::jetstream::{Entry, Tail, TailError};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -156,9 +157,6 @@ pub enum StartError {
     /// The stream cannot be read or written.
     #[error("the log stream: {0}")]
     Log(#[from] bus::log::Error),
-    /// The stream cannot be read.
-    #[error("the log stream: {0}")]
-    Stream(#[from] bus::jetstream::Error),
     /// The content store's stream cannot be read.
     #[error("the content store's stream: {0}")]
     Objects(#[from] bus::objects::Error),
@@ -253,12 +251,9 @@ impl Registrar {
         let mut tail = self.wait(async move { log.tail(head.sequence + 1).await })?;
         let mut wanted = HashSet::new();
         loop {
-            let (returned, page) = self.wait(async move {
-                let page = tail.page().await;
-                (tail, page)
-            });
-            tail = returned;
-            let page = page?.map_err(|gap| StartError::Regression(gap.to_string()))?;
+            let page;
+            (tail, page) = self.wait(next_page(tail));
+            let page = page.map_err(|gap| StartError::Regression(gap.to_string()))?;
             if page.is_empty() {
                 return if wanted.is_empty() { Ok(()) } else { self.fetch_objects(wanted) };
             }
@@ -282,12 +277,9 @@ impl Registrar {
         let objects = Arc::clone(&self.objects);
         let mut tail = self.wait(async move { objects.tail(1).await })?;
         while !wanted.is_empty() {
-            let (returned, page) = self.wait(async move {
-                let page = tail.page().await;
-                (tail, page)
-            });
-            tail = returned;
-            let page = page?.map_err(|gap| StartError::Regression(gap.to_string()))?;
+            let page;
+            (tail, page) = self.wait(next_page(tail));
+            let page = page.map_err(|gap| StartError::Regression(gap.to_string()))?;
             if page.is_empty() {
                 return Err(StartError::Regression(format!("{} certificates that events name are not in the content store", wanted.len())));
             }
@@ -520,6 +512,19 @@ impl Registrar {
         metrics::counter!("chancery_registrar_commands_total").increment(commands);
         metrics::gauge!("chancery_log_head").set(self.writer.head().sequence as f64);
         faults::point("registrar-after-answer");
+    }
+}
+
+/// The next page of a stream. One that cannot be read now is asked for again: without it nothing can go on.
+async fn next_page(mut tail: Tail) -> (Tail, Result<Vec<Entry>, TailError>) {
+    loop {
+        match tail.page().await {
+            Ok(page) => return (tail, page),
+            Err(error) => {
+                tracing::warn!(%error, "a stream cannot be read now; trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        }
     }
 }
 

@@ -177,7 +177,7 @@ impl Resolver {
         }
     }
 
-    /// The fingerprints of all opened keys.
+    /// The bundles of all opened keys, by their ids.
     pub(crate) fn open_keys(&self) -> Vec<Digest> {
         self.keys.iter().map(|(leaf, _)| leaf).collect()
     }
@@ -285,22 +285,22 @@ impl Resolver {
         let fitting = usable.iter().filter(|candidate| offer.fits(candidate.key));
         let others = usable.iter().filter(|candidate| !offer.fits(candidate.key));
         for candidate in fitting.chain(others) {
-            if let Some(opened) = self.opened(candidate.fingerprint).await? {
+            if let Some(opened) = self.opened(bundle_id(&site.project, candidate)).await? {
                 return Ok(Some(opened));
             }
         }
         Ok(None)
     }
 
-    async fn opened(self: &Arc<Self>, leaf: Digest) -> Result<Option<Arc<Opened>>, Error> {
-        let guard = match self.keys.get(&leaf) {
+    async fn opened(self: &Arc<Self>, bundle: Digest) -> Result<Option<Arc<Opened>>, Error> {
+        let guard = match self.keys.get(&bundle) {
             Some(opened) => return Ok(Some(opened)),
-            None => match self.keys.get_value_or_guard_async(&leaf).await {
+            None => match self.keys.get_value_or_guard_async(&bundle).await {
                 Ok(opened) => return Ok(Some(opened)),
                 Err(guard) => guard,
             },
         };
-        let Some(opened) = self.look_up(move |this| this.open(leaf)).await? else {
+        let Some(opened) = self.look_up(move |this| this.open(bundle)).await? else {
             return Ok(None);
         };
         let _ = guard.insert(opened.clone());
@@ -312,14 +312,13 @@ impl Resolver {
     fn find_site(&self, host: &str, ahead: Ahead) -> Result<Option<Site>, store::Error> {
         let site = join_site(&self.store, host)?;
         if ahead == Ahead::Handshake
-            && let Some(candidate) = site
-                .as_ref()
-                .and_then(|site| active(&site.ranked, self.clock.now().floored))
+            && let Some(site) = site.as_ref()
+            && let Some(candidate) = active(&site.ranked, self.clock.now().floored)
         {
-            let leaf = candidate.fingerprint;
+            let bundle = bundle_id(&site.project, candidate);
             if let GuardResult::Guard(guard) =
-                self.keys.get_value_or_guard(&leaf, Some(Duration::ZERO))
-                && let Some(opened) = self.open(leaf)?
+                self.keys.get_value_or_guard(&bundle, Some(Duration::ZERO))
+                && let Some(opened) = self.open(bundle)?
             {
                 let _ = guard.insert(opened);
             }
@@ -328,8 +327,8 @@ impl Resolver {
     }
 
     /// Opens a certificate. None, and a problem, when it cannot be opened. Blocks.
-    fn open(&self, leaf: Digest) -> Result<Option<Arc<Opened>>, store::Error> {
-        let (certificate, version, certified) = match open_bundle(&self.store, leaf)? {
+    fn open(&self, bundle: Digest) -> Result<Option<Arc<Opened>>, store::Error> {
+        let (certificate, version, certified) = match open_bundle(&self.store, bundle)? {
             Ok(found) => found,
             Err(words) => {
                 self.status.problem(Problem::Key, words);
@@ -338,6 +337,7 @@ impl Resolver {
         };
         let names = names_of(&certified);
         let chain_bytes = certified.cert.iter().map(|der| der.len() as u64 + 64).sum();
+        let leaf = certified.cert.first().map_or(bundle, |der| store::fingerprint(der));
         let config = self.template.with(leaf, Arc::new(certified));
         Ok(Some(Arc::new(Opened {
             fingerprint: leaf,
@@ -460,11 +460,16 @@ fn join_target(store: &Store, id: ResourceId) -> Result<Option<Target>, store::E
     }))
 }
 
+/// The id of a candidate's bundle. Each project has its own, also of a certificate that another one holds too.
+fn bundle_id(project: &Slug, candidate: &Candidate) -> Digest {
+    wire::feed::Key::bundle(project.as_str(), &candidate.fingerprint).id
+}
+
 type Found = (CertificateId, u32, CertifiedKey);
 
 /// The inner error says in words what is wrong with this one bundle.
-fn open_bundle(store: &Store, leaf: Digest) -> Result<Result<Found, &'static str>, store::Error> {
-    let (bundle, _) = match store.read(|rows| rows.bundle(leaf)) {
+fn open_bundle(store: &Store, id: Digest) -> Result<Result<Found, &'static str>, store::Error> {
+    let (bundle, _) = match store.read(|rows| rows.bundle(id)) {
         Err(store::Error::Malformed) => {
             return Ok(Err(
                 "a certificate in the store cannot be read and is passed over",

@@ -201,6 +201,11 @@ pub fn region_key_key(edge: &Slug) -> Key {
     }
 }
 
+/// The fingerprint of a certificate: SHA-256 of its DER.
+pub(crate) fn fingerprint(der: &[u8]) -> Digest {
+    sha256(&[der])
+}
+
 fn sha256(parts: &[&[u8]]) -> Digest {
     let mut context = aws_lc_rs::digest::Context::new(&SHA256);
     for part in parts {
@@ -624,11 +629,9 @@ impl Store {
                     let Some(bundle) = decode::<Bundle>(value) else {
                         return unreadable();
                     };
-                    if bundle
-                        .chain
-                        .first()
-                        .is_none_or(|leaf| sha256(&[leaf]) != key.id)
-                    {
+                    if bundle.chain.first().is_none_or(|leaf| {
+                        Key::bundle(bundle.project.as_str(), &fingerprint(leaf)) != *key
+                    }) {
                         return unreadable();
                     }
                     let (stored, opened) = self.store_bundle(bundle, held(&key.id));

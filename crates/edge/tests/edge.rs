@@ -1768,10 +1768,7 @@ async fn rows_that_cannot_be_read_harm_nobody_else() {
     );
     // The bundle of the active certificate is overwritten with rubbish: the next in the chain serves.
     let rubbish = wire::feed::Change {
-        key: Key {
-            kind: Kind::Bundle,
-            id: broken.candidate.fingerprint,
-        },
+        key: Key::bundle("acme", &broken.candidate.fingerprint),
         value: Some(b"rubbish".to_vec()),
     };
     let (generation, sequence) = up.position();

@@ -319,3 +319,8 @@ pub struct Report {
     #[serde(default)]
     pub problems: Vec<String>,
 }
+
+/// The bytes of a message or a row.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).expect("feed shapes are plain data, which bincode can always encode")
+}

@@ -1,12 +1,7 @@
 //! What stands above an edge, as small as it can be: a real nats-server, real keys and a real signer, and a feed that the
 //! test writes row by row.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    missing_docs
-)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -540,10 +535,7 @@ impl Upstream {
             key: wanted.key,
         };
         self.put(
-            Key {
-                kind: Kind::Bundle,
-                id: Digest(fingerprint),
-            },
+            Key::bundle(wanted.project, &Digest(fingerprint)),
             &bundle,
         );
         for name in wanted.names {
@@ -595,10 +587,7 @@ impl Upstream {
                 self.put_names(&served.project, name, candidates);
             }
         }
-        self.remove(Key {
-            kind: Kind::Bundle,
-            id: served.candidate.fingerprint,
-        });
+        self.remove(Key::bundle(&served.project, &served.candidate.fingerprint));
     }
 
     /// Commits what was put since the last time: the delta, as it is signed.
