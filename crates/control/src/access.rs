@@ -68,7 +68,9 @@ fn unix_now() -> u64 {
 /// # Errors
 /// A right that credentials cannot carry.
 pub fn rights_of(rights: &[String]) -> Result<Rights, Problem> {
-    let is = |set: &[&str]| rights.len() == set.len() && set.iter().all(|s| rights.iter().any(|r| r == s));
+    let is = |set: &[&str]| {
+        rights.len() == set.len() && set.iter().all(|s| rights.iter().any(|r| r == s))
+    };
     if rights.is_empty() || is(&["cmd.>", "queue.>", "query.>", "evt.>"]) {
         return Ok(Rights::All);
     }
@@ -84,7 +86,11 @@ pub fn rights_of(rights: &[String]) -> Result<Rights, Problem> {
             )
         })
     };
-    rights.iter().map(one).collect::<Result<_, _>>().map(Rights::Only)
+    rights
+        .iter()
+        .map(one)
+        .collect::<Result<_, _>>()
+        .map(Rights::Only)
 }
 
 impl Access {
@@ -101,7 +107,11 @@ impl Access {
                 revoked.insert(record.nkey, unix_now());
             }
         }
-        ProjectAccount { project: project.as_str().to_owned(), suspended: status != Some(ProjectStatus::Active), revoked }
+        ProjectAccount {
+            project: project.as_str().to_owned(),
+            suspended: status != Some(ProjectStatus::Active),
+            revoked,
+        }
     }
 
     /// Brings a project's account in line with the log, now.
@@ -110,7 +120,9 @@ impl Access {
     /// The server did not take it; it is tried again at the next start.
     pub async fn push_account(&self, project: &Slug) -> Result<(), Error> {
         let account = self.account(project);
-        let deleted = Tables::of(&self.ledger).project(project.as_str()).is_none_or(|p| p.status == ProjectStatus::Deleted);
+        let deleted = Tables::of(&self.ledger)
+            .project(project.as_str())
+            .is_none_or(|p| p.status == ProjectStatus::Deleted);
         if deleted {
             self.claims.delete(&[project.as_str().to_owned()]).await?;
         } else {
@@ -128,7 +140,9 @@ impl Access {
         let mut pushed = 0;
         loop {
             let page = Tables::of(&self.ledger).scan(Table::Project, &[], after.as_deref(), 500);
-            let Some((last, _)) = page.last() else { return Ok(pushed) };
+            let Some((last, _)) = page.last() else {
+                return Ok(pushed);
+            };
             after = Some(last.clone());
             for (row, _) in &page {
                 if let Ok(project) = Slug::name(Parts::of(row).text()) {
@@ -146,9 +160,19 @@ impl Access {
     pub fn user_jwt(&self, create: &CreateAccess) -> Result<String, Problem> {
         let rights = rights_of(&create.rights)?;
         let now = unix_now();
-        let end = create.expires.and_then(|e| u64::try_from(e).ok()).unwrap_or(now + USER_LIFE);
+        let end = create
+            .expires
+            .and_then(|e| u64::try_from(e).ok())
+            .unwrap_or(now + USER_LIFE);
         self.identity
-            .project_user_jwt(create.project.as_str(), create.name.as_str(), &rights, &create.nkey, now, end)
+            .project_user_jwt(
+                create.project.as_str(),
+                create.name.as_str(),
+                &rights,
+                &create.nkey,
+                now,
+                end,
+            )
             .map_err(|error| Problem::new(Code::Malformed, error.to_string(), ""))
     }
 
@@ -159,15 +183,32 @@ impl Access {
     pub fn token(&self, enrol: &EdgeEnrol, _id: Uuid) -> Result<String, Box<Problem>> {
         let tables = Tables::of(&self.ledger);
         if tables.region(enrol.region.as_str()).is_none() {
-            return Err(Box::new(Problem::new(Code::NotFound, "there is no such region", "`chancery region list` shows those that exist")));
+            return Err(Box::new(Problem::new(
+                Code::NotFound,
+                "there is no such region",
+                "`chancery region list` shows those that exist",
+            )));
         }
-        if tables.edge(enrol.region.as_str(), enrol.edge.as_str()).is_some_and(|edge| !edge.evicted) {
-            return Err(Box::new(Problem::new(Code::DuplicateName, "the region has an edge of this name", "evict it first, or choose another name")));
+        if tables
+            .edge(enrol.region.as_str(), enrol.edge.as_str())
+            .is_some_and(|edge| !edge.evicted)
+        {
+            return Err(Box::new(Problem::new(
+                Code::DuplicateName,
+                "the region has an edge of this name",
+                "evict it first, or choose another name",
+            )));
         }
         let now = unix_now();
         let credentials = self
             .identity
-            .edge_user(enrol.region.as_str(), enrol.edge.as_str(), true, now, now + TOKEN_LIFE)
+            .edge_user(
+                enrol.region.as_str(),
+                enrol.edge.as_str(),
+                true,
+                now,
+                now + TOKEN_LIFE,
+            )
             .map_err(|error| Box::new(Problem::new(Code::Malformed, error.to_string(), "")))?;
         let token = EnrolmentToken {
             nats: self.nats.clone(),
@@ -184,7 +225,12 @@ impl Access {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn evicted(&self, vault: &Addr<Vault>, registrar: &Addr<Registrar>, evict: &EvictEdge) -> Result<(), Error> {
+    pub async fn evicted(
+        &self,
+        vault: &Addr<Vault>,
+        registrar: &Addr<Registrar>,
+        evict: &EvictEdge,
+    ) -> Result<(), Error> {
         let region = evict.region.as_str().to_owned();
         let (version, public) = vault::with(vault, move |core| {
             let blob = core.keyring.new_region_key(&region)?;
@@ -192,9 +238,16 @@ impl Access {
             Ok::<_, vault::Error>(core.keyring.region_key_public(&region)?.unwrap_or_default())
         })
         .await??;
-        let command = RotateRegionKey { region: evict.region.clone(), key: Digest(public), key_version: version };
+        let command = RotateRegionKey {
+            region: evict.region.clone(),
+            key: Digest(public),
+            key_version: version,
+        };
         let about = format!("region.key-rotate {} {version}", evict.region);
-        match registrar.send(Ask::internal("vault", &about, command.into())).await {
+        match registrar
+            .send(Ask::internal("vault", &about, command.into()))
+            .await
+        {
             Ok(Answer::Accepted(_)) => Ok(()),
             Ok(Answer::Problem(problem)) => Err(Error::Registrar(problem.detail)),
             Err(error) => Err(Error::Registrar(error.to_string())),

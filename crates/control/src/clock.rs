@@ -32,13 +32,26 @@ pub struct Clock {
 
 impl Clock {
     /// Starts it. `stopped` says why it stopped, if it did.
-    pub fn spawn(ledger: ledger::Ledger, registrar: Addr<Registrar>, stopped: Arc<Mutex<Option<String>>>) -> Addr<Clock> {
-        Clock::start_in_arbiter(&Arbiter::new().handle(), move |_| Clock { ledger, registrar, start: (Instant::now(), now()), stopped })
+    pub fn spawn(
+        ledger: ledger::Ledger,
+        registrar: Addr<Registrar>,
+        stopped: Arc<Mutex<Option<String>>>,
+    ) -> Addr<Clock> {
+        Clock::start_in_arbiter(&Arbiter::new().handle(), move |_| Clock {
+            ledger,
+            registrar,
+            start: (Instant::now(), now()),
+            stopped,
+        })
     }
 
     fn tick(&mut self) {
-        let mut stopped = self.stopped.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let expected = self.start.1 + i64::try_from(self.start.0.elapsed().as_secs()).unwrap_or(i64::MAX);
+        let mut stopped = self
+            .stopped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let expected =
+            self.start.1 + i64::try_from(self.start.0.elapsed().as_secs()).unwrap_or(i64::MAX);
         if stopped.is_none() && now().abs_diff(expected) > JUMP.as_secs() {
             let why = "the wall clock jumped by more than an hour; timed commands stop until this node is restarted".to_owned();
             tracing::error!("{why}");
@@ -54,9 +67,20 @@ impl Clock {
             if due > now() {
                 return;
             }
-            let (id, version) = (CertificateId(parts.number()), u32::try_from(parts.number()).unwrap_or(0));
+            let (id, version) = (
+                CertificateId(parts.number()),
+                u32::try_from(parts.number()).unwrap_or(0),
+            );
             let about = format!("certificate.expire {id} {version}");
-            if self.registrar.try_send(Ask::internal("clock", &about, ExpireCertificate { id, version }.into())).is_err() {
+            if self
+                .registrar
+                .try_send(Ask::internal(
+                    "clock",
+                    &about,
+                    ExpireCertificate { id, version }.into(),
+                ))
+                .is_err()
+            {
                 return;
             }
         }

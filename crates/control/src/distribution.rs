@@ -61,9 +61,19 @@ impl Edges {
     /// A region now.
     pub fn live(&self, region: &Slug) -> Live {
         let relevant = self.relevant(region);
-        let seen = self.seen.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut live = Live { applied: u64::MAX, of: 0, behind: Vec::new() };
-        for ((_, edge), seen) in seen.range((region.clone(), first())..).take_while(|((r, _), _)| r == region) {
+        let seen = self
+            .seen
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut live = Live {
+            applied: u64::MAX,
+            of: 0,
+            behind: Vec::new(),
+        };
+        for ((_, edge), seen) in seen
+            .range((region.clone(), first())..)
+            .take_while(|((r, _), _)| r == region)
+        {
             if seen.at.elapsed() > HEALTHY {
                 continue;
             }
@@ -81,25 +91,49 @@ impl Edges {
 
     /// The last sequence that changed a row of the region's feed.
     pub fn relevant(&self, region: &Slug) -> u64 {
-        self.relevant.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(region).copied().unwrap_or(0)
+        self.relevant
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(region)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// What one edge last reported.
     pub fn seen(&self, region: &Slug, edge: &Slug) -> Option<Seen> {
-        self.seen.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&(region.clone(), edge.clone())).cloned()
+        self.seen
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(&(region.clone(), edge.clone()))
+            .cloned()
     }
 
     fn note(&self, region: Slug, edge: Slug, report: Report) {
-        let mut seen = self.seen.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        seen.insert((region, edge), Seen { report, at: Instant::now() });
+        let mut seen = self
+            .seen
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen.insert(
+            (region, edge),
+            Seen {
+                report,
+                at: Instant::now(),
+            },
+        );
     }
 
     fn forget(&self, region: &Slug, edge: &Slug) {
-        self.seen.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(region.clone(), edge.clone()));
+        self.seen
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(&(region.clone(), edge.clone()));
     }
 
     fn moved(&self, region: &Slug, to: u64) {
-        self.relevant.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(region.clone(), to);
+        self.relevant
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(region.clone(), to);
     }
 }
 
@@ -151,7 +185,11 @@ impl Distribution {
         let shared = Arc::new(shared);
         Distribution::start_in_arbiter(&Arbiter::new().handle(), move |ctx| {
             ctx.set_mailbox_capacity(4_096);
-            Distribution { shared, regions: HashMap::new(), requests: Arc::new(tokio::sync::Semaphore::new(REQUESTS_MAX)) }
+            Distribution {
+                shared,
+                regions: HashMap::new(),
+                requests: Arc::new(tokio::sync::Semaphore::new(REQUESTS_MAX)),
+            }
         })
     }
 
@@ -165,16 +203,32 @@ impl Distribution {
             }
             let signer = match keyring::feed::FeedSigner::from_secret(self.shared.signer.expose()) {
                 Ok(signer) => signer,
-                Err(_) => crate::tables::fatal("the feed signer's key is damaged", &"restore the vault"),
+                Err(_) => {
+                    crate::tables::fatal("the feed signer's key is damaged", &"restore the vault")
+                }
             };
-            let feed = Feed::new(region.clone(), self.shared.ledger.clone(), self.shared.vault.clone(), signer, self.shared.generation);
+            let feed = Feed::new(
+                region.clone(),
+                self.shared.ledger.clone(),
+                self.shared.vault.clone(),
+                signer,
+                self.shared.generation,
+            );
             // What came before this start was published or will be asked for: edges compare their place with the head.
             let published = head.saturating_sub(1);
             self.shared.edges.moved(&region, 0);
-            let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or_else(Instant::now);
+            let long_ago = Instant::now()
+                .checked_sub(Duration::from_secs(60))
+                .unwrap_or_else(Instant::now);
             self.regions.insert(
                 region,
-                Region { feed: Arc::new(feed), published, publishing: false, reported: None, reported_at: long_ago },
+                Region {
+                    feed: Arc::new(feed),
+                    published,
+                    publishing: false,
+                    reported: None,
+                    reported_at: long_ago,
+                },
             );
         }
     }
@@ -186,12 +240,18 @@ impl Distribution {
                 continue;
             }
             region.publishing = true;
-            let (feed, shared, name, from) = (Arc::clone(&region.feed), Arc::clone(&self.shared), name.clone(), region.published);
+            let (feed, shared, name, from) = (
+                Arc::clone(&region.feed),
+                Arc::clone(&self.shared),
+                name.clone(),
+                region.published,
+            );
             let work = async move {
                 let made = feed.delta(from).await?;
                 let subject = wire::subject::delta(name.as_str());
                 for message in made.messages {
-                    if let Err(error) = shared.client.publish(subject.clone(), message.into()).await {
+                    if let Err(error) = shared.client.publish(subject.clone(), message.into()).await
+                    {
                         // The edges find the gap and ask.
                         tracing::warn!(%error, "a delta could not be published");
                     }
@@ -201,7 +261,10 @@ impl Distribution {
                 }
                 Ok::<_, feed::Error>((name, made.to))
             };
-            ctx.spawn(actix::fut::wrap_future::<_, Self>(work).map(|done, actor, ctx| actor.published(done, ctx)));
+            ctx.spawn(
+                actix::fut::wrap_future::<_, Self>(work)
+                    .map(|done, actor, ctx| actor.published(done, ctx)),
+            );
         }
     }
 
@@ -232,14 +295,24 @@ impl Distribution {
                 None => live.of > 0,
                 // Sequences that changed nothing in the region are no news, or each report would call for the next.
                 Some(last) => {
-                    last.of != live.of || last.behind != live.behind || (last.applied < relevant && live.applied > last.applied)
+                    last.of != live.of
+                        || last.behind != live.behind
+                        || (last.applied < relevant && live.applied > last.applied)
                 }
             };
             if !news || region.reported_at.elapsed() < Duration::from_secs(1) {
                 continue;
             }
-            let command = ReportApplied { region: name.clone(), applied: live.applied, of: live.of, behind: live.behind.clone() };
-            let ask = Ask { id: uuid::Uuid::now_v7(), ..Ask::internal("distribution", "region.report-applied", command.into()) };
+            let command = ReportApplied {
+                region: name.clone(),
+                applied: live.applied,
+                of: live.of,
+                behind: live.behind.clone(),
+            };
+            let ask = Ask {
+                id: uuid::Uuid::now_v7(),
+                ..Ask::internal("distribution", "region.report-applied", command.into())
+            };
             if self.shared.registrar.try_send(ask).is_ok() {
                 region.reported_at = Instant::now();
                 region.reported = Some(live);
@@ -280,12 +353,15 @@ impl Handler<EdgeRequest> for Distribution {
     type Result = ();
 
     fn handle(&mut self, request: EdgeRequest, ctx: &mut Self::Context) {
-        let (Ok(region), Ok(edge)) = (Slug::name(&request.region), Slug::name(&request.edge)) else {
+        let (Ok(region), Ok(edge)) = (Slug::name(&request.region), Slug::name(&request.edge))
+        else {
             return refuse(request, Code::Malformed, "no such name");
         };
         if request.verb == "enrol" {
             let shared = Arc::clone(&self.shared);
-            ctx.spawn(actix::fut::wrap_future(enrol(shared, region, edge, request)));
+            ctx.spawn(actix::fut::wrap_future(enrol(
+                shared, region, edge, request,
+            )));
             return;
         }
         let record = Tables::of(&self.shared.ledger).edge(region.as_str(), edge.as_str());
@@ -314,12 +390,26 @@ impl Handler<EdgeRequest> for Distribution {
                     let made = if request.verb == "sync" {
                         match serde_json::from_slice::<SyncRequest>(&request.body) {
                             Ok(body) if body.format == wire::feed::FORMAT => feed.sync(&body).await,
-                            _ => return refuse(request, Code::Malformed, "not a request of this format"),
+                            _ => {
+                                return refuse(
+                                    request,
+                                    Code::Malformed,
+                                    "not a request of this format",
+                                );
+                            }
                         }
                     } else {
                         match serde_json::from_slice::<ChunkRequest>(&request.body) {
-                            Ok(body) if body.format == wire::feed::FORMAT => feed.chunk(body.after).await,
-                            _ => return refuse(request, Code::Malformed, "not a request of this format"),
+                            Ok(body) if body.format == wire::feed::FORMAT => {
+                                feed.chunk(body.after).await
+                            }
+                            _ => {
+                                return refuse(
+                                    request,
+                                    Code::Malformed,
+                                    "not a request of this format",
+                                );
+                            }
                         }
                     };
                     match made {
@@ -338,7 +428,9 @@ impl Handler<EdgeRequest> for Distribution {
 
 fn refuse(request: EdgeRequest, code: Code, message: &str) {
     let problem = Problem::new(code, message, "");
-    request.responder.problem(problem.status, &problem.title, &problem.to_json());
+    request
+        .responder
+        .problem(problem.status, &problem.title, &problem.to_json());
 }
 
 /// An edge showed its one-time token: the token's user is who asks, and its key names the token.
@@ -346,24 +438,50 @@ async fn enrol(shared: Arc<Shared>, region: Slug, edge: Slug, request: EdgeReque
     let Ok(body) = serde_json::from_slice::<EnrolRequest>(&request.body) else {
         return refuse(request, Code::Malformed, "not an enrolment request");
     };
-    let command = EnrolEdge { region: region.clone(), edge: edge.clone(), nkey: body.nkey.clone(), hpke: body.hpke, token: request.user.clone() };
+    let command = EnrolEdge {
+        region: region.clone(),
+        edge: edge.clone(),
+        nkey: body.nkey.clone(),
+        hpke: body.hpke,
+        token: request.user.clone(),
+    };
     let about = format!("region.edge-enrol {}", request.user);
     // The same token with the same keys is the same enrolment: an edge that lost the answer asks again.
-    match shared.registrar.send(Ask::internal("access", &about, command.into())).await {
+    match shared
+        .registrar
+        .send(Ask::internal("access", &about, command.into()))
+        .await
+    {
         Ok(Answer::Accepted(_)) => {}
         Ok(Answer::Problem(problem)) => {
-            return request.responder.problem(problem.status, &problem.title, &problem.to_json());
+            return request
+                .responder
+                .problem(problem.status, &problem.title, &problem.to_json());
         }
         Err(_) => return request.responder.busy(),
     }
     let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
-    let jwt = shared.access.identity.edge_user_jwt(region.as_str(), edge.as_str(), &body.nkey, now, now + access::EDGE_LIFE);
+    let jwt = shared.access.identity.edge_user_jwt(
+        region.as_str(),
+        edge.as_str(),
+        &body.nkey,
+        now,
+        now + access::EDGE_LIFE,
+    );
     let (name, of) = (edge.clone(), region.clone());
-    let sealed = vault::with(&shared.vault, move |core| feed::region_key(core, of.as_str(), &name, &body.hpke.0)).await;
+    let sealed = vault::with(&shared.vault, move |core| {
+        feed::region_key(core, of.as_str(), &name, &body.hpke.0)
+    })
+    .await;
     match (jwt, sealed) {
         (Ok(jwt), Ok(Ok(row))) => {
-            let response = EnrolResponse { jwt, region_key: data_encoding::HEXLOWER.encode(&wire::feed::encode(&row)) };
-            request.responder.answer(&serde_json::to_vec(&response).unwrap_or_default());
+            let response = EnrolResponse {
+                jwt,
+                region_key: data_encoding::HEXLOWER.encode(&wire::feed::encode(&row)),
+            };
+            request
+                .responder
+                .answer(&serde_json::to_vec(&response).unwrap_or_default());
         }
         (jwt, sealed) => {
             let sealed = sealed.map(|s| s.map(drop).map_err(|e| e.to_string()));

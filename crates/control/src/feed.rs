@@ -11,6 +11,7 @@ use actix::Addr;
 use ledger::Ledger;
 use lifecycle::event::{CertificateKind, Event};
 use lifecycle::evolve::hosts;
+use lifecycle::history;
 use lifecycle::names::{CertificateId, Digest, Host, ResourceId, Slug};
 use lifecycle::selection::{Candidate, Mode};
 use lifecycle::state::{self, Certificate, ProjectStatus, State, Status};
@@ -79,8 +80,20 @@ pub struct Made {
 
 impl Feed {
     /// The feed of a region, signed by `signer`.
-    pub fn new(region: Slug, ledger: Ledger, vault: Addr<Vault>, signer: keyring::feed::FeedSigner, generation: u64) -> Self {
-        Self { region, ledger, vault, signer, generation }
+    pub fn new(
+        region: Slug,
+        ledger: Ledger,
+        vault: Addr<Vault>,
+        signer: keyring::feed::FeedSigner,
+        generation: u64,
+    ) -> Self {
+        Self {
+            region,
+            ledger,
+            vault,
+            signer,
+            generation,
+        }
     }
 
     /// The generation in force.
@@ -115,7 +128,14 @@ impl Feed {
             .enumerate()
             .map(|(i, changes)| {
                 let to = if i == last { to } else { from };
-                self.sign(&Message::Delta(Delta { generation: self.generation, from, to, head: self.ledger.head().sequence, time, changes }))
+                self.sign(&Message::Delta(Delta {
+                    generation: self.generation,
+                    from,
+                    to,
+                    head: self.ledger.head().sequence,
+                    time,
+                    changes,
+                }))
             })
             .collect();
         Ok(Made { messages, to, rows })
@@ -128,38 +148,62 @@ impl Feed {
     pub async fn sync(&self, request: &feed::SyncRequest) -> Result<Vec<u8>, Error> {
         let head = self.ledger.head().sequence;
         let behind = head.saturating_sub(request.sequence);
-        let stale = request.generation != self.generation || request.sequence > head || request.sequence == 0;
+        let stale = request.generation != self.generation
+            || request.sequence > head
+            || request.sequence == 0;
         if stale || behind > DELTA_REACH {
-            return Ok(self.sign(&Message::SnapshotNeeded { generation: self.generation, sequence: head }));
+            return Ok(self.sign(&Message::SnapshotNeeded {
+                generation: self.generation,
+                sequence: head,
+            }));
         }
         let mut made = self.delta(request.sequence).await?;
         // One answer is one message. What needs several is a lot: a snapshot does that better.
         match (made.messages.len(), made.messages.pop()) {
             (1, Some(message)) => Ok(message),
-            _ => Ok(self.sign(&Message::SnapshotNeeded { generation: self.generation, sequence: head })),
+            _ => Ok(self.sign(&Message::SnapshotNeeded {
+                generation: self.generation,
+                sequence: head,
+            })),
         }
     }
 
     fn sign(&self, message: &Message) -> Vec<u8> {
         let payload = feed::encode(message);
-        let signature = self.signer.sign(feed::SIGNING_CONTEXT, &feed::signing_input(self.region.as_str(), &payload));
-        feed::encode(&Signed { format: feed::FORMAT, payload, signer: self.signer.public(), signature: signature.to_vec() })
+        let signature = self.signer.sign(
+            feed::SIGNING_CONTEXT,
+            &feed::signing_input(self.region.as_str(), &payload),
+        );
+        feed::encode(&Signed {
+            format: feed::FORMAT,
+            payload,
+            signer: self.signer.public(),
+            signature: signature.to_vec(),
+        })
     }
 
     /// The rows that events after `from` touched, with their values now. Synchronous: one read transaction.
     fn collect(&self, from: u64) -> Result<(u64, i64, BTreeMap<Row, Value>), Error> {
         let tables = Tables::of(&self.ledger);
-        let head = tables.0.head().unwrap_or_else(|error| fatal("the ledger cannot be read", &error)).sequence;
+        let head = tables
+            .0
+            .head()
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+            .sequence;
         let mut rows = BTreeMap::new();
         let mut next = from + 1;
         let mut time = 0;
         while next <= head {
-            let events = tables.0.events(next, 1_000).unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
+            let events = tables
+                .0
+                .events(next, 1_000)
+                .unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
             if events.is_empty() {
                 break;
             }
             for (sequence, bytes) in events {
-                let envelope = Envelope::decode(&bytes).map_err(|error| Error::Event(sequence, error))?;
+                let envelope =
+                    Envelope::decode(&bytes).map_err(|error| Error::Event(sequence, error))?;
                 time = envelope.time / 1_000;
                 for row in self.touched(&tables, &envelope) {
                     rows.insert(row, Value::Gone);
@@ -184,7 +228,17 @@ impl Feed {
         let here = |region: &Slug| *region == self.region;
         match &envelope.event {
             Event::CertificateAdded(e) => self.certificate_rows(tables, e.id),
-            Event::CertificateReplaced(e) => self.certificate_rows(tables, e.id),
+            Event::CertificateReplaced(e) => {
+                // Versions that left with it are in the row of before only; what led to them must go from the edges too.
+                let mut rows = self.certificate_rows(tables, e.id);
+                if !e.dropped.is_empty()
+                    && let Some(before) =
+                        history::certificate_at(tables, e.id, envelope.sequence - 1)
+                {
+                    rows.extend(rows_of(&before));
+                }
+                rows
+            }
             Event::CertificateVerified(e) => self.certificate_rows(tables, e.id),
             Event::CertificateRevoked(e) => self.certificate_rows(tables, e.id),
             Event::CertificateDeployed(e) => self.certificate_rows(tables, e.id),
@@ -207,32 +261,35 @@ impl Feed {
             Event::RegionEdgeEvicted(e) if here(&e.region) => vec![Row::RegionKey(e.edge.clone())],
             Event::RegionKeyRotated(e) if here(&e.region) => {
                 let edges = tables.edges(self.region.as_str());
-                edges.into_iter().map(|(name, _)| Row::RegionKey(name)).collect()
+                edges
+                    .into_iter()
+                    .map(|(name, _)| Row::RegionKey(name))
+                    .collect()
             }
             _ => Vec::new(),
         }
     }
 
     fn certificate_rows(&self, tables: &Tables, id: CertificateId) -> Vec<Row> {
-        let Some(certificate) = tables.certificate(id) else { return Vec::new() };
-        if certificate.kind != CertificateKind::Server {
-            return Vec::new();
-        }
-        let mut rows = Vec::new();
-        for version in &certificate.versions {
-            let mut names = hosts(&version.facts).peekable();
-            if let Some(name) = names.peek() {
-                rows.push(Row::Bundle(certificate.project.clone(), version.facts.fingerprint, name.clone()));
-            }
-            rows.extend(names.map(|name| Row::Names(certificate.project.clone(), name)));
-        }
-        rows
+        tables
+            .certificate(id)
+            .map(|certificate| rows_of(&certificate))
+            .unwrap_or_default()
     }
 
-    fn resource_rows(&self, tables: &Tables, project: &Slug, name: &Slug, id: ResourceId) -> Vec<Row> {
+    fn resource_rows(
+        &self,
+        tables: &Tables,
+        project: &Slug,
+        name: &Slug,
+        id: ResourceId,
+    ) -> Vec<Row> {
         let mut rows = vec![Row::Resource(id)];
         if let Some(control) = tables.control() {
-            rows.push(Row::Claim(format!("{name}--{project}.{}.{}", self.region, control.platform_domain)));
+            rows.push(Row::Claim(format!(
+                "{name}--{project}.{}.{}",
+                self.region, control.platform_domain
+            )));
         }
         rows
     }
@@ -254,18 +311,26 @@ impl Feed {
                 let candidates: Vec<Candidate> = tables
                     .covering(project, name)
                     .iter()
-                    .flat_map(|certificate| certificate.candidates(region, name).collect::<Vec<_>>())
+                    .flat_map(|certificate| {
+                        certificate.candidates(region, name).collect::<Vec<_>>()
+                    })
                     .collect();
                 match Host::parse(name) {
                     Ok(host) if !candidates.is_empty() => {
-                        Value::Bytes(feed::encode(&feed::Names { project: project.clone(), name: host, candidates }))
+                        Value::Bytes(feed::encode(&feed::Names {
+                            project: project.clone(),
+                            name: host,
+                            candidates,
+                        }))
                     }
                     _ => Value::Gone,
                 }
             }
             Row::Resource(id) => match tables.resource(*id) {
                 Some(resource) if resource.regions.contains(&self.region) => {
-                    let active = tables.project(resource.project.as_str()).is_some_and(|p| p.status == ProjectStatus::Active);
+                    let active = tables
+                        .project(resource.project.as_str())
+                        .is_some_and(|p| p.status == ProjectStatus::Active);
                     Value::Bytes(feed::encode(&feed::Resource {
                         id: resource.id,
                         project: resource.project,
@@ -292,8 +357,12 @@ impl Feed {
     }
 
     fn claim(&self, tables: &Tables, text: &str) -> Value {
-        let Ok(host) = Host::parse(text) else { return Value::Gone };
-        let provider = tables.control().is_some_and(|c| host.is_within(&c.platform_domain));
+        let Ok(host) = Host::parse(text) else {
+            return Value::Gone;
+        };
+        let provider = tables
+            .control()
+            .is_some_and(|c| host.is_within(&c.platform_domain));
         let claim = if provider {
             state::served(tables, &host, self.region.as_str()).map(|served| feed::Claim {
                 host,
@@ -302,31 +371,49 @@ impl Feed {
                 mode: served.mode,
             })
         } else {
-            tables.holder(text).and_then(|project| tables.claim(text, project.as_str())).map(|claim| feed::Claim {
-                host,
-                resource: claim.attached.get(&self.region).copied(),
-                mode: match claim.mode_in(self.region.as_str()) {
-                    // What is bound may have been deleted since; then selection decides.
-                    Mode::Bound(id) if tables.certificate(id).is_none_or(|c| c.deleted) => Mode::Auto,
-                    mode => mode,
-                },
-                project: claim.project,
-            })
+            tables
+                .holder(text)
+                .and_then(|project| tables.claim(text, project.as_str()))
+                .map(|claim| feed::Claim {
+                    host,
+                    resource: claim.attached.get(&self.region).copied(),
+                    mode: match claim.mode_in(self.region.as_str()) {
+                        // What is bound may have been deleted since; then selection decides.
+                        Mode::Bound(id) if tables.certificate(id).is_none_or(|c| c.deleted) => {
+                            Mode::Auto
+                        }
+                        mode => mode,
+                    },
+                    project: claim.project,
+                })
         };
         claim.map_or(Value::Gone, |claim| Value::Bytes(feed::encode(&claim)))
     }
 
-    fn bundle(&self, tables: &Tables, certificate: &Certificate, fingerprint: &Digest) -> Option<feed::Bundle> {
+    fn bundle(
+        &self,
+        tables: &Tables,
+        certificate: &Certificate,
+        fingerprint: &Digest,
+    ) -> Option<feed::Bundle> {
         if certificate.deleted || !certificate.regions.contains(&self.region) {
             return None;
         }
         let served = |status| matches!(status, Status::Ready | Status::Expired);
-        let version = certificate.versions.iter().find(|v| v.facts.fingerprint == *fingerprint && served(v.status))?;
+        let version = certificate
+            .versions
+            .iter()
+            .find(|v| v.facts.fingerprint == *fingerprint && served(v.status))?;
         let chain = version
             .facts
             .chain
             .iter()
-            .map(|hash| tables.0.object(&hash.0).unwrap_or_else(|error| fatal("the ledger cannot be read", &error)))
+            .map(|hash| {
+                tables
+                    .0
+                    .object(&hash.0)
+                    .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+            })
             .collect::<Option<Vec<_>>>();
         if chain.is_none() {
             tracing::error!(certificate = %certificate.id, "a certificate is missing from the content store");
@@ -376,9 +463,17 @@ impl Feed {
         })
         .await??;
         // What others lead to first; removals in the opposite order at the end.
-        let (set, mut gone): (Vec<_>, Vec<_>) = sealed.into_iter().partition(|(_, value)| value.is_some());
+        let (set, mut gone): (Vec<_>, Vec<_>) =
+            sealed.into_iter().partition(|(_, value)| value.is_some());
         gone.reverse();
-        Ok(set.into_iter().chain(gone).map(|(row, value)| Change { key: row.key(), value }).collect())
+        Ok(set
+            .into_iter()
+            .chain(gone)
+            .map(|(row, value)| Change {
+                key: row.key(),
+                value,
+            })
+            .collect())
     }
 
     /// A part of a snapshot.
@@ -388,15 +483,35 @@ impl Feed {
     pub async fn chunk(&self, after: Option<Cursor>) -> Result<Vec<u8>, Error> {
         let (sequence, time, rows, next) = self.page(after.as_ref());
         let changes = self.seal(rows).await?;
-        let rows = changes.into_iter().filter_map(|c| Some((c.key, c.value?))).collect();
-        Ok(self.sign(&Message::Chunk(Chunk { generation: self.generation, sequence, time, after, next, rows })))
+        let rows = changes
+            .into_iter()
+            .filter_map(|c| Some((c.key, c.value?)))
+            .collect();
+        Ok(self.sign(&Message::Chunk(Chunk {
+            generation: self.generation,
+            sequence,
+            time,
+            after,
+            next,
+            rows,
+        })))
     }
 
     /// The rows of one part of a snapshot, and where the next begins. A cursor is the table's number and the last key, in hex.
     fn page(&self, after: Option<&Cursor>) -> (u64, i64, BTreeMap<Row, Value>, Option<Cursor>) {
-        const TABLES: [Table; 5] = [Table::Edge, Table::Certificate, Table::Resource, Table::Cover, Table::Holder];
+        const TABLES: [Table; 5] = [
+            Table::Edge,
+            Table::Certificate,
+            Table::Resource,
+            Table::Cover,
+            Table::Holder,
+        ];
         let tables = Tables::of(&self.ledger);
-        let head = tables.0.head().unwrap_or_else(|error| fatal("the ledger cannot be read", &error)).sequence;
+        let head = tables
+            .0
+            .head()
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+            .sequence;
         let time = tables
             .0
             .event(head)
@@ -404,7 +519,9 @@ impl Feed {
             .flatten()
             .and_then(|bytes| wire::envelope::Position::of(&bytes).ok())
             .map_or(0, |p| p.time / 1_000);
-        let (mut at, mut from) = after.and_then(|cursor| read_cursor(&cursor.0)).unwrap_or((0, Vec::new()));
+        let (mut at, mut from) = after
+            .and_then(|cursor| read_cursor(&cursor.0))
+            .unwrap_or((0, Vec::new()));
         let mut rows = BTreeMap::new();
         let mut size = 0;
         while let Some(table) = TABLES.get(at) {
@@ -420,7 +537,9 @@ impl Feed {
                     let value = self.value(&tables, &row);
                     size += match &value {
                         Value::Bytes(bytes) => bytes.len() + 48,
-                        Value::Bundle(bundle) => bundle.chain.iter().map(Vec::len).sum::<usize>() + 3_000,
+                        Value::Bundle(bundle) => {
+                            bundle.chain.iter().map(Vec::len).sum::<usize>() + 3_000
+                        }
                         Value::Gone => continue,
                     };
                     rows.insert(row, value);
@@ -435,7 +554,9 @@ impl Feed {
                 break;
             }
         }
-        let next = TABLES.get(at).map(|_| Cursor(format!("{at:02}{}", data_encoding::HEXLOWER.encode(&from))));
+        let next = TABLES
+            .get(at)
+            .map(|_| Cursor(format!("{at:02}{}", data_encoding::HEXLOWER.encode(&from))));
         (head, time, rows, next)
     }
 
@@ -445,14 +566,22 @@ impl Feed {
             Table::Edge => {
                 let (region, edge) = (parts.text(), parts.text());
                 let ours = region == self.region.as_str();
-                Slug::name(edge).ok().filter(|_| ours).map(Row::RegionKey).into_iter().collect()
+                Slug::name(edge)
+                    .ok()
+                    .filter(|_| ours)
+                    .map(Row::RegionKey)
+                    .into_iter()
+                    .collect()
             }
             Table::Certificate => {
                 let certificate: Certificate = decode(value);
                 if certificate.deleted || !certificate.regions.contains(&self.region) {
                     return Vec::new();
                 }
-                self.certificate_rows(tables, certificate.id).into_iter().filter(|row| matches!(row, Row::Bundle(..))).collect()
+                self.certificate_rows(tables, certificate.id)
+                    .into_iter()
+                    .filter(|row| matches!(row, Row::Bundle(..)))
+                    .collect()
             }
             Table::Resource => {
                 let resource: state::Resource = decode(value);
@@ -460,7 +589,11 @@ impl Feed {
             }
             Table::Cover => {
                 let (project, name) = (parts.text(), parts.text());
-                Slug::name(project).ok().map(|project| Row::Names(project, name.to_owned())).into_iter().collect()
+                Slug::name(project)
+                    .ok()
+                    .map(|project| Row::Names(project, name.to_owned()))
+                    .into_iter()
+                    .collect()
             }
             Table::Holder => vec![Row::Claim(parts.text().to_owned())],
             _ => Vec::new(),
@@ -480,29 +613,72 @@ impl Row {
     }
 }
 
+/// The rows that a certificate's versions lead to: their bundles, and their names.
+fn rows_of(certificate: &Certificate) -> Vec<Row> {
+    let mut rows = Vec::new();
+    if certificate.kind != CertificateKind::Server {
+        return rows;
+    }
+    for version in &certificate.versions {
+        let mut names = hosts(&version.facts).peekable();
+        if let Some(name) = names.peek() {
+            rows.push(Row::Bundle(
+                certificate.project.clone(),
+                version.facts.fingerprint,
+                name.clone(),
+            ));
+        }
+        rows.extend(names.map(|name| Row::Names(certificate.project.clone(), name)));
+    }
+    rows
+}
+
 /// A region's key sealed to one edge.
 ///
 /// # Errors
 /// The vault's.
-pub fn region_key(core: &vault::Core, region: &str, edge: &Slug, hpke: &[u8]) -> Result<RegionKey, vault::Error> {
+pub fn region_key(
+    core: &vault::Core,
+    region: &str,
+    edge: &Slug,
+    hpke: &[u8],
+) -> Result<RegionKey, vault::Error> {
     let hpke: [u8; 32] = hpke.try_into().unwrap_or_default();
-    let newest = core.keyring.region_key_public(region)?.map_or(0, |(version, _)| version);
+    let newest = core
+        .keyring
+        .region_key_public(region)?
+        .map_or(0, |(version, _)| version);
     let mut versions = Vec::new();
     for version in 1..=newest {
-        match core.keyring.seal_region_key(region, version, edge.as_str(), &hpke) {
+        match core
+            .keyring
+            .seal_region_key(region, version, edge.as_str(), &hpke)
+        {
             Ok(sealed) => versions.push((version, sealed)),
             // Destroyed: nothing is sealed to it any more.
             Err(_) if version != newest => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(RegionKey { edge: edge.clone(), versions })
+    Ok(RegionKey {
+        edge: edge.clone(),
+        versions,
+    })
 }
 
 fn read_cursor(text: &str) -> Option<(usize, Vec<u8>)> {
     let (at, key) = text.split_at_checked(2)?;
-    Some((at.parse().ok()?, data_encoding::HEXLOWER.decode(key.as_bytes()).ok()?))
+    Some((
+        at.parse().ok()?,
+        data_encoding::HEXLOWER.decode(key.as_bytes()).ok()?,
+    ))
 }
 
 /// The kinds of rows, for the numbers that distribution shows of itself.
-pub const KINDS: [Kind; 5] = [Kind::Claim, Kind::Names, Kind::Resource, Kind::Bundle, Kind::RegionKey];
+pub const KINDS: [Kind; 5] = [
+    Kind::Claim,
+    Kind::Names,
+    Kind::Resource,
+    Kind::Bundle,
+    Kind::RegionKey,
+];

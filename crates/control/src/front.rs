@@ -39,11 +39,24 @@ impl Handler<Request> for Front {
     type Result = ();
 
     fn handle(&mut self, request: Request, _: &mut Self::Context) {
-        let (Ok(project), Ok(from)) = (Slug::name(&request.project), Slug::name(&request.asker.project)) else {
-            let problem = Problem::new(Code::Malformed, "a project's id is 3 to 40 of a-z, 0-9 and hyphens", "");
-            return request.responder.problem(problem.status, &problem.title, &problem.to_json());
+        let (Ok(project), Ok(from)) = (
+            Slug::name(&request.project),
+            Slug::name(&request.asker.project),
+        ) else {
+            let problem = Problem::new(
+                Code::Malformed,
+                "a project's id is 3 to 40 of a-z, 0-9 and hyphens",
+                "",
+            );
+            return request
+                .responder
+                .problem(problem.status, &problem.title, &problem.to_json());
         };
-        let asker = Asker { actor: request.asker.actor.clone(), project: from, operator: request.asker.operator };
+        let asker = Asker {
+            actor: request.asker.actor.clone(),
+            project: from,
+            operator: request.asker.operator,
+        };
         match request.kind {
             Kind::Command => {
                 let ingestion = Arc::clone(&self.ingestion);
@@ -62,9 +75,16 @@ impl Handler<Request> for Front {
             Kind::Query => {
                 let views = Arc::clone(&self.views);
                 self.runtime.spawn(async move {
-                    match views.answer(&project, &request.noun, &asker, &request.body).await {
+                    match views
+                        .answer(&project, &request.noun, &asker, &request.body)
+                        .await
+                    {
                         Ok(body) => request.responder.answer(&body),
-                        Err(problem) => request.responder.problem(problem.status, &problem.title, &problem.to_json()),
+                        Err(problem) => request.responder.problem(
+                            problem.status,
+                            &problem.title,
+                            &problem.to_json(),
+                        ),
                     }
                 });
             }
@@ -74,7 +94,9 @@ impl Handler<Request> for Front {
                     "queued commands are not taken yet",
                     "use cmd instead of queue, and send the same id again if there is no answer",
                 );
-                request.responder.problem(problem.status, &problem.title, &problem.to_json());
+                request
+                    .responder
+                    .problem(problem.status, &problem.title, &problem.to_json());
             }
         }
     }

@@ -78,14 +78,23 @@ impl Ingestion {
     }
 
     async fn accept(&self, incoming: Incoming) -> Result<Answer, Box<Problem>> {
-        let Incoming { project, noun, verb, asker, id, body } = incoming;
+        let Incoming {
+            project,
+            noun,
+            verb,
+            asker,
+            id,
+            body,
+        } = incoming;
         let (id, body) = identify(id, body)?;
         let with_id = |mut problem: Box<Problem>| {
             problem.id = Some(id);
             problem
         };
-        self.admit(&project, &asker, &noun, &verb).map_err(with_id)?;
-        let asked = request::parse(project.as_str(), &noun, &verb, &body).map_err(|p| with_id(Box::new(p)))?;
+        self.admit(&project, &asker, &noun, &verb)
+            .map_err(with_id)?;
+        let asked = request::parse(project.as_str(), &noun, &verb, &body)
+            .map_err(|p| with_id(Box::new(p)))?;
         let ask = |digest, command, objects| Ask {
             space: asker.project.as_str().to_owned(),
             id,
@@ -102,7 +111,10 @@ impl Ingestion {
                 let follow = self.follow_up(&command);
                 let answer = self.decide(ask(plain(), command, Vec::new())).await;
                 if let (Answer::Accepted(_), Some(project)) = (&answer, follow) {
-                    self.access.push_account(&project).await.map_err(|e| with_id(later(&e)))?;
+                    self.access
+                        .push_account(&project)
+                        .await
+                        .map_err(|e| with_id(later(&e)))?;
                 }
                 answer
             }
@@ -119,16 +131,25 @@ impl Ingestion {
                     standby: add.standby,
                     facts: brought.facts,
                 };
-                self.decide(ask(digest, command.into(), brought.objects)).await
+                self.decide(ask(digest, command.into(), brought.objects))
+                    .await
             }
             Asked::Replace(replace) => {
                 let kind = Tables::of(&self.ledger)
                     .certificate_named(project.as_str(), replace.name.as_str())
                     .map_or(CertificateKind::Server, |c| c.kind);
-                let brought = self.examine(&project, kind, replace.chain, replace.key).await.map_err(with_id)?;
+                let brought = self
+                    .examine(&project, kind, replace.chain, replace.key)
+                    .await
+                    .map_err(with_id)?;
                 let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
-                let command = ReplaceCertificate { name: replace.name, facts: brought.facts, expect: replace.expect };
-                self.decide(ask(digest, command.into(), brought.objects)).await
+                let command = ReplaceCertificate {
+                    name: replace.name,
+                    facts: brought.facts,
+                    expect: replace.expect,
+                };
+                self.decide(ask(digest, command.into(), brought.objects))
+                    .await
             }
             Asked::Region(region) => {
                 let name = region.region.clone();
@@ -138,7 +159,11 @@ impl Ingestion {
                         let blob = core.keyring.new_region_key(name.as_str())?;
                         core.publish(vec![blob])?;
                     }
-                    Ok::<_, vault::Error>(core.keyring.region_key_public(name.as_str())?.unwrap_or_default())
+                    Ok::<_, vault::Error>(
+                        core.keyring
+                            .region_key_public(name.as_str())?
+                            .unwrap_or_default(),
+                    )
                 })
                 .await
                 .and_then(|done| done)
@@ -151,19 +176,30 @@ impl Ingestion {
                 self.decide(ask(plain(), command.into(), Vec::new())).await
             }
             Asked::Enrol(enrol) => {
-                return self.access.token(&enrol, id).map(|token| token_answer(id, self.ledger.head().sequence, &enrol, token)).map_err(with_id);
+                return self
+                    .access
+                    .token(&enrol, id)
+                    .map(|token| token_answer(id, self.ledger.head().sequence, &enrol, token))
+                    .map_err(with_id);
             }
             Asked::Evict(evict) => {
-                let answer = self.decide(ask(plain(), evict.clone().into(), Vec::new())).await;
+                let answer = self
+                    .decide(ask(plain(), evict.clone().into(), Vec::new()))
+                    .await;
                 if matches!(answer, Answer::Accepted(_)) {
-                    self.access.evicted(&self.vault, &self.registrar, &evict).await.map_err(|e| with_id(later(&e)))?;
+                    self.access
+                        .evicted(&self.vault, &self.registrar, &evict)
+                        .await
+                        .map_err(|e| with_id(later(&e)))?;
                 }
                 answer
             }
             Asked::Access(create) => {
                 let access = Arc::clone(&self.access);
                 access::rights_of(&create.rights).map_err(|p| with_id(Box::new(p)))?;
-                let mut answer = self.decide(ask(plain(), create.clone().into(), Vec::new())).await;
+                let mut answer = self
+                    .decide(ask(plain(), create.clone().into(), Vec::new()))
+                    .await;
                 if let Answer::Accepted(accepted) = &mut answer {
                     let jwt = access.user_jwt(&create).map_err(|p| with_id(Box::new(p)))?;
                     accepted.more.insert("jwt".to_owned(), Value::String(jwt));
@@ -186,9 +222,21 @@ impl Ingestion {
     }
 
     /// Rights are checked by the server and the door; here once more, against the record in the log.
-    fn admit(&self, project: &Slug, asker: &Asker, noun: &str, verb: &str) -> Result<(), Box<Problem>> {
+    fn admit(
+        &self,
+        project: &Slug,
+        asker: &Asker,
+        noun: &str,
+        verb: &str,
+    ) -> Result<(), Box<Problem>> {
         let record = Tables::of(&self.ledger).access(asker.project.as_str(), &asker.actor);
-        let no = |why: &str| Err(Box::new(Problem::new(Code::Unauthorized, why, "ask the operator for access")));
+        let no = |why: &str| {
+            Err(Box::new(Problem::new(
+                Code::Unauthorized,
+                why,
+                "ask the operator for access",
+            )))
+        };
         match record {
             Some(access) if access.revoked => no("this access was revoked"),
             Some(access) if !rights::allow(&access.rights, &format!("cmd.{noun}.{verb}")) => {
@@ -210,25 +258,51 @@ impl Ingestion {
     }
 
     /// From the text of a chain and a sealed key to facts that the registrar can decide on, the key kept by the vault.
-    async fn examine(&self, project: &Slug, kind: CertificateKind, text: String, key: Option<Value>) -> Result<Brought, Box<Problem>> {
-        let permit = Arc::clone(&self.pool).acquire_owned().await.map_err(|_| later(&"going down"))?;
+    async fn examine(
+        &self,
+        project: &Slug,
+        kind: CertificateKind,
+        text: String,
+        key: Option<Value>,
+    ) -> Result<Brought, Box<Problem>> {
+        let permit = Arc::clone(&self.pool)
+            .acquire_owned()
+            .await
+            .map_err(|_| later(&"going down"))?;
         let sealed = key.map(read_sealed).transpose()?;
         match (kind, &sealed) {
             (CertificateKind::Ca, Some(_)) => {
-                return refuse(Code::KeyUnexpected, "a CA certificate never comes with its key", "leave --key away; the key stays with the CA");
+                return refuse(
+                    Code::KeyUnexpected,
+                    "a CA certificate never comes with its key",
+                    "leave --key away; the key stays with the CA",
+                );
             }
             (CertificateKind::Server, None) => {
-                return refuse(Code::KeyMissing, "a server certificate needs its private key", "add it with --key");
+                return refuse(
+                    Code::KeyMissing,
+                    "a server certificate needs its private key",
+                    "add it with --key",
+                );
             }
             _ => {}
         }
         let opened = {
-            let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            sealed.map(|sealed| keys.open(project.as_str(), &sealed)).transpose()
+            let keys = self
+                .keys
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            sealed
+                .map(|sealed| keys.open(project.as_str(), &sealed))
+                .transpose()
         };
         let key: Option<PrivateKey> = opened.map_err(|error| {
             let code = Code::parse(error.code()).unwrap_or(Code::Malformed);
-            Box::new(Problem::new(code, error.to_string(), "ask for the ingestion key again and seal with `chancery seal`"))
+            Box::new(Problem::new(
+                code,
+                error.to_string(),
+                "ask for the ingestion key again and seal with `chancery seal`",
+            ))
         })?;
         let spki = key.as_ref().map(PrivateKey::spki_sha256);
         let roots = self.roots.clone();
@@ -236,21 +310,48 @@ impl Ingestion {
         let examined = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let chain = chain::read_chain(text.as_bytes(), kind).map_err(|reason| vec![reason])?;
-            chain::examine(&chain, spki, kind, now, chain::Known { roots: &roots, issuers: &[] })
+            chain::examine(
+                &chain,
+                spki,
+                kind,
+                now,
+                chain::Known {
+                    roots: &roots,
+                    issuers: &[],
+                },
+            )
         })
         .await
         .map_err(|_| later(&"examination ended early"))?
         .map_err(|reasons: Vec<Reason>| Box::new(Problem::of(reasons)))?;
-        let bytes: Vec<Bytes> = examined.chain.iter().map(|c| Bytes::copy_from_slice(c.as_ref())).collect();
-        let objects: Vec<([u8; 32], Vec<u8>)> =
-            examined.facts.chain.iter().zip(&bytes).map(|(hash, der)| (hash.0, der.to_vec())).collect();
+        let bytes: Vec<Bytes> = examined
+            .chain
+            .iter()
+            .map(|c| Bytes::copy_from_slice(c.as_ref()))
+            .collect();
+        let objects: Vec<([u8; 32], Vec<u8>)> = examined
+            .facts
+            .chain
+            .iter()
+            .zip(&bytes)
+            .map(|(hash, der)| (hash.0, der.to_vec()))
+            .collect();
         // Both are durable before the event that names them: a certificate without its key cannot come to be.
-        let stored = async { self.objects.put(bytes).await.map(drop).map_err(|e| later(&e)) };
+        let stored = async {
+            self.objects
+                .put(bytes)
+                .await
+                .map(drop)
+                .map_err(|e| later(&e))
+        };
         let sealed = async {
             match key {
                 Some(key) => self
                     .vault
-                    .send(vault::Seal { project: project.as_str().to_owned(), key })
+                    .send(vault::Seal {
+                        project: project.as_str().to_owned(),
+                        key,
+                    })
                     .await
                     .map_err(|e| later(&e))?
                     .map_err(|e| later(&e)),
@@ -258,7 +359,10 @@ impl Ingestion {
             }
         };
         tokio::try_join!(stored, sealed)?;
-        Ok(Brought { facts: examined.facts, objects })
+        Ok(Brought {
+            facts: examined.facts,
+            objects,
+        })
     }
 }
 
@@ -268,7 +372,11 @@ fn refuse<T>(code: Code, message: &str, hint: &str) -> Result<T, Box<Problem>> {
 
 fn later(error: &dyn std::fmt::Display) -> Box<Problem> {
     tracing::warn!(%error, "a command could not be taken in now");
-    Box::new(Problem::later(Code::Busy, "a part that this command needs is not available", 500))
+    Box::new(Problem::later(
+        Code::Busy,
+        "a part that this command needs is not available",
+        500,
+    ))
 }
 
 fn read_sealed(value: Value) -> Result<SealedKey, Box<Problem>> {
@@ -291,18 +399,28 @@ fn identify(header: Option<Uuid>, body: Bytes) -> Result<(Uuid, Bytes), Box<Prob
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&body) else {
         return Ok((header.unwrap_or_else(Uuid::now_v7), body));
     };
-    let Some(field) = fields.remove("id") else { return Ok((header.unwrap_or_else(Uuid::now_v7), body)) };
+    let Some(field) = fields.remove("id") else {
+        return Ok((header.unwrap_or_else(Uuid::now_v7), body));
+    };
     let field: Option<Uuid> = field.as_str().and_then(|text| text.parse().ok());
     let (Some(field), true) = (field, header.is_none_or(|header| Some(header) == field)) else {
-        return refuse(Code::Malformed, "the field id is not a UUID, or not that of the header", "send one UUIDv7 as Nats-Msg-Id or as id");
+        return refuse(
+            Code::Malformed,
+            "the field id is not a UUID, or not that of the header",
+            "send one UUIDv7 as Nats-Msg-Id or as id",
+        );
     };
-    Ok((field, Bytes::from(serde_json::to_vec(&fields).unwrap_or_default())))
+    Ok((
+        field,
+        Bytes::from(serde_json::to_vec(&fields).unwrap_or_default()),
+    ))
 }
 
 /// SHA-256 of the command's canonical body: its subject and its fields in the order of their names, with a sealed key, which
 /// differs each time that it is sealed, replaced by the hash of its public half.
 fn digest(project: &Slug, noun: &str, verb: &str, body: &[u8], facts: Option<&Facts>) -> [u8; 32] {
-    let mut value: Value = serde_json::from_slice(if body.is_empty() { b"{}" } else { body }).unwrap_or_default();
+    let mut value: Value =
+        serde_json::from_slice(if body.is_empty() { b"{}" } else { body }).unwrap_or_default();
     if let (Some(facts), Some(fields)) = (facts, value.as_object_mut())
         && fields.contains_key("key")
     {
@@ -310,7 +428,9 @@ fn digest(project: &Slug, noun: &str, verb: &str, body: &[u8], facts: Option<&Fa
     }
     let canonical = json!([format!("{project}.{noun}.{verb}"), value]).to_string();
     let mut out = [0; 32];
-    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.as_bytes()).as_ref());
+    out.copy_from_slice(
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.as_bytes()).as_ref(),
+    );
     out
 }
 
@@ -319,5 +439,11 @@ fn token_answer(id: Uuid, sequence: u64, enrol: &request::EdgeEnrol, token: Stri
     more.insert("token".to_owned(), Value::String(token));
     more.insert("region".to_owned(), json!(enrol.region));
     more.insert("edge".to_owned(), json!(enrol.edge));
-    Answer::Accepted(wire::answer::Accepted { id, outcome: "accepted".to_owned(), sequence, events: Vec::new(), more })
+    Answer::Accepted(wire::answer::Accepted {
+        id,
+        outcome: "accepted".to_owned(),
+        sequence,
+        events: Vec::new(),
+        more,
+    })
 }

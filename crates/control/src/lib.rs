@@ -3,7 +3,7 @@
 //! * [`ingestion`]: reads what comes through the door, examines certificates ([`chain`]), has their keys sealed
 //! * [`registrar`]: the one writer of the log
 //! * [`tables`]: the ledger's rows as the domain reads them
-//! * [`vault`]: sealed private keys; [`access`]: who may connect
+//! * [`vault`]: sealed private keys; [`custodian`]: their end; [`access`]: who may connect
 //! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
 //! * [`distribution`], [`feed`]: what the edges of a region need
 //! * [`views`]: what people ask
@@ -13,6 +13,7 @@
 pub mod access;
 pub mod chain;
 pub mod clock;
+pub mod custodian;
 pub mod distribution;
 pub mod feed;
 mod front;

@@ -65,8 +65,14 @@ pub struct Ask {
 impl Ask {
     /// A command that the system gives itself. Its id follows from what it is about, so that asking twice is asking once.
     pub fn internal(role: &str, about: &str, command: Command) -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{role}\0{about}\0{command:?}").as_bytes());
-        let id = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{role}\0{about}").as_bytes());
+        let digest = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            format!("{role}\0{about}\0{command:?}").as_bytes(),
+        );
+        let id = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            format!("{role}\0{about}").as_bytes(),
+        );
         let mut bytes = [0u8; 16];
         bytes.copy_from_slice(&id.as_ref()[..16]);
         let mut of = [0u8; 32];
@@ -77,7 +83,11 @@ impl Ask {
             id: uuid::Builder::from_custom_bytes(bytes).into_uuid(),
             digest: of,
             project: Slug::platform(),
-            asker: Asker { actor: format!("_{role}"), project: Slug::platform(), operator: true },
+            asker: Asker {
+                actor: format!("_{role}"),
+                project: Slug::platform(),
+                operator: true,
+            },
             name: about.to_owned(),
             command,
             objects: Vec::new(),
@@ -119,7 +129,10 @@ pub struct Rate {
 
 impl Default for Rate {
     fn default() -> Self {
-        Self { per_second: 50.0, burst: 1_000.0 }
+        Self {
+            per_second: 50.0,
+            burst: 1_000.0,
+        }
     }
 }
 
@@ -229,7 +242,12 @@ impl Registrar {
     fn learn_time(&mut self) -> Result<(), StartError> {
         let head = self.writer.head();
         if head.sequence > 0
-            && let Some(bytes) = self.ledger.read().map_err(ApplyError::from)?.event(head.sequence).map_err(ApplyError::from)?
+            && let Some(bytes) = self
+                .ledger
+                .read()
+                .map_err(ApplyError::from)?
+                .event(head.sequence)
+                .map_err(ApplyError::from)?
         {
             let last = Envelope::decode(&bytes)?;
             self.time = last.time;
@@ -242,11 +260,14 @@ impl Registrar {
     fn catch_up(&mut self) -> Result<(), StartError> {
         let head = self.writer.head();
         let log = Arc::clone(&self.log);
-        self.wait(async move { log.check_not_rewound(head.sequence, *head.hash.as_bytes()).await })
-            .map_err(|error| match error {
-                bus::log::Error::Regression(what) => StartError::Regression(what),
-                error => StartError::Log(error),
-            })?;
+        self.wait(async move {
+            log.check_not_rewound(head.sequence, *head.hash.as_bytes())
+                .await
+        })
+        .map_err(|error| match error {
+            bus::log::Error::Regression(what) => StartError::Regression(what),
+            error => StartError::Log(error),
+        })?;
         let log = Arc::clone(&self.log);
         let mut tail = self.wait(async move { log.tail(head.sequence + 1).await })?;
         let mut wanted = HashSet::new();
@@ -255,7 +276,11 @@ impl Registrar {
             (tail, page) = self.wait(next_page(tail));
             let page = page.map_err(|gap| StartError::Regression(gap.to_string()))?;
             if page.is_empty() {
-                return if wanted.is_empty() { Ok(()) } else { self.fetch_objects(wanted) };
+                return if wanted.is_empty() {
+                    Ok(())
+                } else {
+                    self.fetch_objects(wanted)
+                };
             }
             let tables = Tables::of(&self.ledger);
             let mut applier = Applier::new(&tables, self.writer.head());
@@ -263,11 +288,16 @@ impl Registrar {
             for entry in page {
                 applier.push(entry.sequence, entry.bytes.to_vec())?;
                 wanted.extend(certificates_of(&entry.bytes).into_iter().filter(|hash| {
-                    !tables.0.has_object(hash).unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+                    !tables
+                        .0
+                        .has_object(hash)
+                        .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
                 }));
             }
             self.time = applier.time;
-            self.writer.append(&applier.done()).map_err(ApplyError::from)?;
+            self.writer
+                .append(&applier.done())
+                .map_err(ApplyError::from)?;
             self.learn_time()?;
         }
     }
@@ -281,7 +311,10 @@ impl Registrar {
             (tail, page) = self.wait(next_page(tail));
             let page = page.map_err(|gap| StartError::Regression(gap.to_string()))?;
             if page.is_empty() {
-                return Err(StartError::Regression(format!("{} certificates that events name are not in the content store", wanted.len())));
+                return Err(StartError::Regression(format!(
+                    "{} certificates that events name are not in the content store",
+                    wanted.len()
+                )));
             }
             let found: Vec<([u8; 32], Vec<u8>)> = page
                 .into_iter()
@@ -310,7 +343,13 @@ impl Registrar {
                     }
                     .into(),
                 ));
-                events.push((Slug::platform(), lifecycle::event::ProjectCreated { project: Slug::platform() }.into()));
+                events.push((
+                    Slug::platform(),
+                    lifecycle::event::ProjectCreated {
+                        project: Slug::platform(),
+                    }
+                    .into(),
+                ));
                 events.push((
                     Slug::platform(),
                     lifecycle::event::AccessCreated {
@@ -324,10 +363,23 @@ impl Registrar {
                 ));
             }
             let epoch = control.map_or(0, |c| c.epoch) + 1;
-            events.push((Slug::platform(), lifecycle::event::ControlLeaderElected { node: genesis.node.clone(), epoch }.into()));
+            events.push((
+                Slug::platform(),
+                lifecycle::event::ControlLeaderElected {
+                    node: genesis.node.clone(),
+                    epoch,
+                }
+                .into(),
+            ));
             let ask = Ask {
                 id: Uuid::now_v7(),
-                ..Ask::internal("registrar", "control.lead", Command::SuspendProject(lifecycle::command::OfProject { project: Slug::platform() }))
+                ..Ask::internal(
+                    "registrar",
+                    "control.lead",
+                    Command::SuspendProject(lifecycle::command::OfProject {
+                        project: Slug::platform(),
+                    }),
+                )
             };
             let mut building = Building::new(&tables, self.writer.head());
             building.add(&ask, events, self.now(), &self.log_id)?;
@@ -345,7 +397,12 @@ impl Registrar {
     }
 
     fn observe(&self, change: impl FnOnce(&mut Observed)) {
-        change(&mut self.observed.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(
+            &mut self
+                .observed
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
     }
 
     /// Takes a token of the project's bucket; else says how many milliseconds until there is one.
@@ -353,11 +410,18 @@ impl Registrar {
         let rate = self.rate;
         if self.buckets.len() >= BUCKETS_MAX && !self.buckets.contains_key(project) {
             let now = Instant::now();
-            self.buckets.retain(|_, b| b.tokens + now.duration_since(b.at).as_secs_f64() * rate.per_second < rate.burst);
+            self.buckets.retain(|_, b| {
+                b.tokens + now.duration_since(b.at).as_secs_f64() * rate.per_second < rate.burst
+            });
         }
         let now = Instant::now();
-        let bucket = self.buckets.entry(project.clone()).or_insert(Bucket { tokens: rate.burst, at: now });
-        bucket.tokens = (bucket.tokens + now.duration_since(bucket.at).as_secs_f64() * rate.per_second).min(rate.burst);
+        let bucket = self.buckets.entry(project.clone()).or_insert(Bucket {
+            tokens: rate.burst,
+            at: now,
+        });
+        bucket.tokens = (bucket.tokens
+            + now.duration_since(bucket.at).as_secs_f64() * rate.per_second)
+            .min(rate.burst);
         bucket.at = now;
         if bucket.tokens >= 1.0 {
             bucket.tokens -= 1.0;
@@ -378,10 +442,16 @@ impl Registrar {
     }
 
     fn round(&mut self, asks: Vec<(Ask, oneshot::Sender<Answer>)>) {
-        let halted = self.observed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).halted.clone();
+        let halted = self
+            .observed
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .halted
+            .clone();
         if let Some(why) = halted {
             for (ask, answer) in asks {
-                let mut problem = Problem::later(Code::Busy, format!("nothing is written: {why}"), 10_000);
+                let mut problem =
+                    Problem::later(Code::Busy, format!("nothing is written: {why}"), 10_000);
                 problem.id = Some(ask.id);
                 let _ = answer.send(Answer::Problem(Box::new(problem)));
             }
@@ -390,10 +460,15 @@ impl Registrar {
         // The rate is charged once for a command, not once for each time that it has to be decided again.
         let mut admitted = Vec::with_capacity(asks.len());
         for (ask, answer) in asks {
-            if !ask.is_internal() && !self.is_repeat(&ask) {
+            // An operator's work, an import for instance, is not held up by what protects the log from tenants.
+            if !ask.is_internal() && !ask.asker.operator && !self.is_repeat(&ask) {
                 if let Err(after) = self.admit(&ask.project) {
                     self.observe(|o| o.limited += 1);
-                    let mut problem = Problem::later(Code::RateLimited, "the project has sent too many commands", after.max(10));
+                    let mut problem = Problem::later(
+                        Code::RateLimited,
+                        "the project has sent too many commands",
+                        after.max(10),
+                    );
                     problem.id = Some(ask.id);
                     let _ = answer.send(Answer::Problem(Box::new(problem)));
                     continue;
@@ -413,7 +488,11 @@ impl Registrar {
                     break;
                 }
             }
-            let committed = if building.messages.is_empty() { Ok(()) } else { self.commit(building) };
+            let committed = if building.messages.is_empty() {
+                Ok(())
+            } else {
+                self.commit(building)
+            };
             match committed {
                 Ok(()) => self.answer(taken),
                 Err(CommitError::Fenced) => {
@@ -427,23 +506,41 @@ impl Registrar {
                     }
                 }
                 Err(CommitError::Halt(error)) => {
-                    self.halt(&error, taken.into_iter().map(|(ask, answer, _)| (ask, answer)).chain(queue.drain(..)));
+                    self.halt(
+                        &error,
+                        taken
+                            .into_iter()
+                            .map(|(ask, answer, _)| (ask, answer))
+                            .chain(queue.drain(..)),
+                    );
                 }
             }
         }
     }
 
     fn is_repeat(&self, ask: &Ask) -> bool {
-        let found = Tables::of(&self.ledger).0.outcome(&ask.space, ask.id.as_bytes());
-        found.unwrap_or_else(|error| fatal("the ledger cannot be read", &error)).is_some()
+        let found = Tables::of(&self.ledger)
+            .0
+            .outcome(&ask.space, ask.id.as_bytes());
+        found
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+            .is_some()
     }
 
-    fn halt(&self, error: &StartError, waiting: impl Iterator<Item = (Ask, oneshot::Sender<Answer>)>) {
+    fn halt(
+        &self,
+        error: &StartError,
+        waiting: impl Iterator<Item = (Ask, oneshot::Sender<Answer>)>,
+    ) {
         tracing::error!(%error, "the registrar halts: nothing is written any more");
         self.observe(|o| o.halted = Some(error.to_string()));
         for (ask, answer) in waiting {
             // Whether the command is in the log is not known: the same id asks again and finds out.
-            let mut problem = Problem::later(Code::Busy, "nothing is written until an operator has looked at the log", 10_000);
+            let mut problem = Problem::later(
+                Code::Busy,
+                "nothing is written until an operator has looked at the log",
+                10_000,
+            );
             problem.id = Some(ask.id);
             let _ = answer.send(Answer::Problem(Box::new(problem)));
         }
@@ -452,7 +549,14 @@ impl Registrar {
     /// C4 to C6.
     fn commit(&mut self, building: Building<'_>) -> Result<(), CommitError> {
         let head = self.writer.head();
-        let Building { overlay, messages, batch, objects, time, .. } = building;
+        let Building {
+            overlay,
+            messages,
+            batch,
+            objects,
+            time,
+            ..
+        } = building;
         let mut batch = batch;
         batch.changes = ledger_changes(overlay.into_changes());
         batch.objects = objects;
@@ -469,13 +573,17 @@ impl Registrar {
                 ))));
             }
             Err(bus::log::Error::Fenced { .. }) => return Err(CommitError::Fenced),
-            Err(bus::log::Error::Regression(what)) => return Err(CommitError::Halt(StartError::Regression(what))),
+            Err(bus::log::Error::Regression(what)) => {
+                return Err(CommitError::Halt(StartError::Regression(what)));
+            }
             Err(error) => return Err(CommitError::Halt(StartError::Log(error))),
         }
         faults::point("registrar-before-ledger");
         if !planted && let Err(error) = self.writer.append(&batch) {
             if error.is_refusal() {
-                return Err(CommitError::Halt(StartError::Apply(ApplyError::Ledger(error))));
+                return Err(CommitError::Halt(StartError::Apply(ApplyError::Ledger(
+                    error,
+                ))));
             }
             fatal("the ledger cannot be written", &error);
         }
@@ -606,7 +714,9 @@ impl<'a> Building<'a> {
         };
         let decided = match decide(&self.overlay, &ask.command, &context) {
             Ok(events) => events,
-            Err(rejection) if ask.is_internal() => return Fate::Refused(Box::new(Problem::of(vec![rejection.0]))),
+            Err(rejection) if ask.is_internal() => {
+                return Fate::Refused(Box::new(Problem::of(vec![rejection.0])));
+            }
             Err(rejection) => vec![self.rejected(ask, vec![rejection.0])],
         };
         match self.add(ask, decided, now, log_id) {
@@ -617,21 +727,39 @@ impl<'a> Building<'a> {
             Err(wire::envelope::Error::TooLarge(size)) => {
                 let reason = Reason::new(
                     Code::TooLarge,
-                    format!("its event would have {size} bytes of at most {}", wire::envelope::SIZE_MAX),
+                    format!(
+                        "its event would have {size} bytes of at most {}",
+                        wire::envelope::SIZE_MAX
+                    ),
                     "name fewer things in one command",
                 );
                 let event = self.rejected(ask, vec![reason]);
                 match self.add(ask, vec![event], now, log_id) {
                     Ok(answer) => Fate::Answered(Box::new(answer)),
-                    Err(error) => Fate::Refused(Box::new(Problem::new(Code::TooLarge, error.to_string(), ""))),
+                    Err(error) => Fate::Refused(Box::new(Problem::new(
+                        Code::TooLarge,
+                        error.to_string(),
+                        "",
+                    ))),
                 }
             }
-            Err(error) => Fate::Refused(Box::new(Problem::new(Code::Malformed, error.to_string(), ""))),
+            Err(error) => Fate::Refused(Box::new(Problem::new(
+                Code::Malformed,
+                error.to_string(),
+                "",
+            ))),
         }
     }
 
     fn rejected(&self, ask: &Ask, reasons: Vec<Reason>) -> (Slug, Event) {
-        (ask.asker.project.clone(), CommandRejected { command: ask.name.clone(), reasons }.into())
+        (
+            ask.asker.project.clone(),
+            CommandRejected {
+                command: ask.name.clone(),
+                reasons,
+            }
+            .into(),
+        )
     }
 
     fn known(&self, ask: &Ask) -> Option<Outcome> {
@@ -645,7 +773,13 @@ impl<'a> Building<'a> {
     }
 
     /// Puts a command's events into the batch: all of them, or none if one cannot be encoded.
-    fn add(&mut self, ask: &Ask, events: Vec<(Slug, Event)>, now: i64, log_id: &str) -> Result<Answer, wire::envelope::Error> {
+    fn add(
+        &mut self,
+        ask: &Ask,
+        events: Vec<(Slug, Event)>,
+        now: i64,
+        log_id: &str,
+    ) -> Result<Answer, wire::envelope::Error> {
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let mut head = self.head;
         let mut scopes: HashMap<String, u64> = HashMap::new();
@@ -654,9 +788,16 @@ impl<'a> Building<'a> {
         let mut rejection = None;
         for (index, (project, event)) in events.into_iter().enumerate() {
             let scope = project.as_str().to_owned();
-            let before = scopes.get(&scope).or_else(|| self.scopes.get(&scope)).copied().unwrap_or_else(|| {
-                self.tables.0.scope_head(&scope).unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
-            });
+            let before = scopes
+                .get(&scope)
+                .or_else(|| self.scopes.get(&scope))
+                .copied()
+                .unwrap_or_else(|| {
+                    self.tables
+                        .0
+                        .scope_head(&scope)
+                        .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+                });
             scopes.insert(scope.clone(), before + 1);
             let envelope = Envelope {
                 log: log_id.to_owned(),
@@ -677,7 +818,10 @@ impl<'a> Building<'a> {
                 event,
             };
             let bytes = envelope.encode()?;
-            head = Head { sequence: envelope.sequence, hash: leaf_hash(&bytes) };
+            head = Head {
+                sequence: envelope.sequence,
+                hash: leaf_hash(&bytes),
+            };
             if let Event::CommandRejected(rejected) = &envelope.event {
                 rejection = Some((rejected.reasons.clone(), envelope.sequence));
             }
@@ -691,7 +835,10 @@ impl<'a> Building<'a> {
         self.time = now;
         self.scopes.extend(scopes);
         for (envelope, bytes) in made {
-            self.messages.push((wire::subject::log(envelope.project.as_str(), envelope.event.name()), Bytes::from(bytes.clone())));
+            self.messages.push((
+                wire::subject::log(envelope.project.as_str(), envelope.event.name()),
+                Bytes::from(bytes.clone()),
+            ));
             self.bytes += bytes.len();
             self.batch.records.push(Record {
                 sequence: envelope.sequence,
@@ -703,8 +850,15 @@ impl<'a> Building<'a> {
             let recorded: Recorded = envelope.recorded();
             evolve(&mut self.overlay, &recorded);
         }
-        let outcome = Outcome { space: ask.space.clone(), id: *ask.id.as_bytes(), first, count, digest: ask.digest };
-        self.outcomes.insert((ask.space.clone(), ask.id), outcome.clone());
+        let outcome = Outcome {
+            space: ask.space.clone(),
+            id: *ask.id.as_bytes(),
+            first,
+            count,
+            digest: ask.digest,
+        };
+        self.outcomes
+            .insert((ask.space.clone(), ask.id), outcome.clone());
         self.batch.outcomes.push(outcome);
         Ok(match rejection {
             Some((reasons, sequence)) => rejected_answer(ask.id, reasons, sequence),
@@ -713,16 +867,29 @@ impl<'a> Building<'a> {
     }
 }
 
-
 fn happened_of(envelope: &Envelope) -> Happened {
     let mut data = Vec::new();
     let mut to = serde_json::Serializer::new(&mut data);
-    let data = envelope.event.serialize_data(&mut to).ok().and_then(|()| serde_json::from_slice(&data).ok());
-    Happened { sequence: envelope.sequence, event: envelope.event.name().to_owned(), data: data.unwrap_or_default() }
+    let data = envelope
+        .event
+        .serialize_data(&mut to)
+        .ok()
+        .and_then(|()| serde_json::from_slice(&data).ok());
+    Happened {
+        sequence: envelope.sequence,
+        event: envelope.event.name().to_owned(),
+        data: data.unwrap_or_default(),
+    }
 }
 
 fn accepted_answer(id: Uuid, sequence: u64, events: Vec<Happened>) -> Answer {
-    Answer::Accepted(Accepted { id, outcome: "accepted".to_owned(), sequence, events, more: serde_json::Map::new() })
+    Answer::Accepted(Accepted {
+        id,
+        outcome: "accepted".to_owned(),
+        sequence,
+        events,
+        more: serde_json::Map::new(),
+    })
 }
 
 fn rejected_answer(id: Uuid, reasons: Vec<Reason>, sequence: u64) -> Answer {
@@ -736,14 +903,23 @@ fn rejected_answer(id: Uuid, reasons: Vec<Reason>, sequence: u64) -> Answer {
 pub fn answer_of(tables: &Tables, outcome: &Outcome, digest: [u8; 32]) -> Answer {
     let id = Uuid::from_bytes(outcome.id);
     if outcome.digest != digest {
-        let mut problem = Problem::new(Code::Conflict, "this id was used for another command", "make a new id for each command");
+        let mut problem = Problem::new(
+            Code::Conflict,
+            "this id was used for another command",
+            "make a new id for each command",
+        );
         problem.id = Some(id);
         return Answer::Problem(Box::new(problem));
     }
     let mut happened = Vec::new();
     for sequence in outcome.first..outcome.first + u64::from(outcome.count) {
-        let bytes = tables.0.event(sequence).unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
-        let Some(envelope) = bytes.and_then(|bytes| Envelope::decode(&bytes).ok()) else { continue };
+        let bytes = tables
+            .0
+            .event(sequence)
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
+        let Some(envelope) = bytes.and_then(|bytes| Envelope::decode(&bytes).ok()) else {
+            continue;
+        };
         if let Event::CommandRejected(rejected) = &envelope.event {
             return rejected_answer(id, rejected.reasons.clone(), sequence);
         }

@@ -17,6 +17,8 @@ use lifecycle::state::State;
 use wire::answer::Answer;
 
 use crate::access::{self, Access};
+use crate::clock::Clock;
+use crate::custodian::Custodian;
 use crate::distribution::{Distribution, Edges, Shared, Wake};
 use crate::front::Front;
 use crate::ingestion::Ingestion;
@@ -25,7 +27,6 @@ use crate::tables::Tables;
 use crate::vault::{self, Core, Vault};
 use crate::verifier::Verifier;
 use crate::views::Views;
-use crate::clock::Clock;
 
 /// The name of the first operator, whose credentials the first start writes.
 pub const OPERATOR: &str = "operator";
@@ -132,8 +133,12 @@ impl Control {
     /// [`Error`]; what was started is stopped again.
     pub async fn start(config: Config) -> Result<Self, Error> {
         make_folder(&config.state)?;
-        let root_path = config.root_key.clone().unwrap_or_else(|| config.state.join("root.key"));
-        let root = keyring::RootKey::create_or_load(&root_path).map_err(|e| Error::RootKey(root_path.clone(), e))?;
+        let root_path = config
+            .root_key
+            .clone()
+            .unwrap_or_else(|| config.state.join("root.key"));
+        let root = keyring::RootKey::create_or_load(&root_path)
+            .map_err(|e| Error::RootKey(root_path.clone(), e))?;
         let keyring = keyring::Vault::open(&config.state.join("vault.redb"), root)?;
         let mut unpublished = Vec::new();
         let identity = match keyring.open_secret(NATS_IDENTITY)? {
@@ -148,11 +153,16 @@ impl Control {
             Some(secret) => secret,
             None => {
                 let signer = keyring::feed::FeedSigner::generate();
-                unpublished.push(keyring.keep_secret(FEED_SIGNER, signer.danger_to_secret().expose())?);
-                keyring.open_secret(FEED_SIGNER)?.ok_or(Error::Interrupted)?
+                unpublished
+                    .push(keyring.keep_secret(FEED_SIGNER, signer.danger_to_secret().expose())?);
+                keyring
+                    .open_secret(FEED_SIGNER)?
+                    .ok_or(Error::Interrupted)?
             }
         };
-        let signer_public = keyring::feed::FeedSigner::from_secret(signer.expose()).map_err(|_| Error::Interrupted)?.public();
+        let signer_public = keyring::feed::FeedSigner::from_secret(signer.expose())
+            .map_err(|_| Error::Interrupted)?
+            .public();
         let identity = Arc::new(identity);
 
         let executable = match &config.nats_executable {
@@ -169,7 +179,17 @@ impl Control {
         let nats = server.url();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let supervisor = tokio::spawn(supervise(server, executable, server_config, stopped));
-        match Self::start_actors(&config, keyring, unpublished, identity, signer, signer_public, &nats).await {
+        match Self::start_actors(
+            &config,
+            keyring,
+            unpublished,
+            identity,
+            signer,
+            signer_public,
+            &nats,
+        )
+        .await
+        {
             Ok((operator_creds, ledger, edges, ingestion, doors, wake)) => Ok(Self {
                 nats,
                 operator_creds,
@@ -216,25 +236,45 @@ impl Control {
         bus::streams::ensure(&installer, &system, config.replicas).await?;
         drop(installer);
 
-        let operator_creds = config.operator_creds.clone().unwrap_or_else(|| config.state.join("operator.creds"));
+        let operator_creds = config
+            .operator_creds
+            .clone()
+            .unwrap_or_else(|| config.state.join("operator.creds"));
         let operator = operator(&identity, &operator_creds)?;
 
-        let objects = Arc::new(bus::objects::Objects::start(connect(nats, &login(Role::Objects)).await?));
-        let keys = Arc::new(bus::keys::Keys::start(connect(nats, &login(Role::Keys)).await?));
-        let log = Arc::new(bus::log::Log::new(connect(nats, &login(Role::Registrar)).await?));
+        let objects = Arc::new(bus::objects::Objects::start(
+            connect(nats, &login(Role::Objects)).await?,
+        ));
+        let keys = Arc::new(bus::keys::Keys::start(
+            connect(nats, &login(Role::Keys)).await?,
+        ));
+        let log = Arc::new(bus::log::Log::new(
+            connect(nats, &login(Role::Registrar)).await?,
+        ));
 
         let ledger_path = config.state.join("ledger.redb");
-        let ledger = blocking(move || Ledger::open(ledger_path, &ledger::Options::default())).await??;
+        let ledger =
+            blocking(move || Ledger::open(ledger_path, &ledger::Options::default())).await??;
         let observed: Arc<Mutex<Observed>> = Arc::default();
         let genesis = Genesis {
             signer: signer_public,
             platform_domain: config.platform_domain.clone(),
-            operator: (Slug::name(OPERATOR).map_err(|_| Error::Interrupted)?, operator.user),
+            operator: (
+                Slug::name(OPERATOR).map_err(|_| Error::Interrupted)?,
+                operator.user,
+            ),
             node: config.node.clone(),
         };
-        let (of, log, rate, seen, to, objs) =
-            (ledger.clone(), Arc::clone(&log), config.rate, Arc::clone(&observed), runtime.clone(), Arc::clone(&objects));
-        let registrar = blocking(move || Registrar::start(of, log, objs, to, &genesis, rate, seen)).await??;
+        let (of, log, rate, seen, to, objs) = (
+            ledger.clone(),
+            Arc::clone(&log),
+            config.rate,
+            Arc::clone(&observed),
+            runtime.clone(),
+            Arc::clone(&objects),
+        );
+        let registrar =
+            blocking(move || Registrar::start(of, log, objs, to, &genesis, rate, seen)).await??;
         let registrar = Registrar::start_in_arbiter(&Arbiter::new().handle(), move |_| registrar);
 
         let (to, of_keys) = (runtime.clone(), Arc::clone(&keys));
@@ -267,15 +307,26 @@ impl Control {
             generation: 1,
             edges: Arc::clone(&edges),
         });
-        let verifier =
-            Verifier::spawn(ledger.clone(), registrar.clone(), config.roots.clone(), config.verify_delay, runtime.clone());
+        let verifier = Verifier::spawn(
+            ledger.clone(),
+            registrar.clone(),
+            config.roots.clone(),
+            config.verify_delay,
+            runtime.clone(),
+        );
         let clock_stopped: Arc<Mutex<Option<String>>> = Arc::default();
-        Clock::spawn(ledger.clone(), registrar.clone(), Arc::clone(&clock_stopped));
+        Clock::spawn(
+            ledger.clone(),
+            registrar.clone(),
+            Arc::clone(&clock_stopped),
+        );
         // Events wake; who is woken looks at the state. A full mailbox means that a wake-up is waiting there already.
+        let custodian = Custodian::spawn(ledger.clone(), vault.clone());
         let (wake_distribution, wake_verifier) = (distribution.clone(), verifier);
         let wake = ledger.on_append(move |_| {
             let _ = wake_distribution.try_send(Wake);
             let _ = wake_verifier.try_send(Wake);
+            let _ = custodian.try_send(Wake);
         });
 
         let ingestion = Arc::new(Ingestion {
@@ -286,7 +337,9 @@ impl Control {
             access,
             keys: RwLock::new(ingestion_keys),
             roots: config.roots.clone(),
-            pool: Arc::new(tokio::sync::Semaphore::new(2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get))),
+            pool: Arc::new(tokio::sync::Semaphore::new(
+                2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            )),
         });
         let door_seen: Arc<OnceLock<bus::door::Door>> = Arc::default();
         let views = Arc::new(Views {
@@ -303,7 +356,11 @@ impl Control {
         for region in control_regions {
             create_region(&ingestion, region).await?;
         }
-        let front = Front::spawn(Front { ingestion: Arc::clone(&ingestion), views, runtime });
+        let front = Front::spawn(Front {
+            ingestion: Arc::clone(&ingestion),
+            views,
+            runtime,
+        });
         let checks = Arc::new(identity.verifier());
         let edge_door = bus::door::Door::to_edges(
             bus::door::Config::new(nats, login(Role::Distribution)),
@@ -318,7 +375,14 @@ impl Control {
         )
         .await?;
         let _ = door_seen.set(door);
-        Ok((operator_creds, ledger, edges, ingestion, (door_seen, edge_door), wake))
+        Ok((
+            operator_creds,
+            ledger,
+            edges,
+            ingestion,
+            (door_seen, edge_door),
+            wake,
+        ))
     }
 
     /// A one-time token for an edge of this process.
@@ -326,8 +390,14 @@ impl Control {
     /// # Errors
     /// [`Error::Refused`].
     pub fn edge_token(&self, region: &Slug, edge: &Slug) -> Result<String, Error> {
-        let enrol = wire::request::EdgeEnrol { region: region.clone(), edge: edge.clone() };
-        self.ingestion.access.token(&enrol, uuid::Uuid::now_v7()).map_err(|p| Error::Refused(p.detail))
+        let enrol = wire::request::EdgeEnrol {
+            region: region.clone(),
+            edge: edge.clone(),
+        };
+        self.ingestion
+            .access
+            .token(&enrol, uuid::Uuid::now_v7())
+            .map_err(|p| Error::Refused(p.detail))
     }
 
     /// Stops the nats-server and waits for it. What was answered is durable already.
@@ -337,8 +407,12 @@ impl Control {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Interrupted)
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Interrupted)
 }
 
 fn unix_now() -> u64 {
@@ -346,7 +420,11 @@ fn unix_now() -> u64 {
 }
 
 fn make_folder(path: &Path) -> Result<(), Error> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Error::File(path.to_owned(), e))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Error::File(path.to_owned(), e))
 }
 
 /// The operator's credentials: those of the file, or new ones that are written there, readable by their owner only.
@@ -357,12 +435,23 @@ fn operator(identity: &Identity, path: &Path) -> Result<Credentials, Error> {
         Err(error) => return Err(Error::File(path.to_owned(), error)),
     }
     let now = unix_now();
-    let credentials = identity.project_user(lifecycle::names::PLATFORM, OPERATOR, &Rights::All, now, now + access::USER_LIFE)?;
+    let credentials = identity.project_user(
+        lifecycle::names::PLATFORM,
+        OPERATOR,
+        &Rights::All,
+        now,
+        now + access::USER_LIFE,
+    )?;
     let write = || -> std::io::Result<()> {
         use std::io::Write;
         // Whole or not at all: a crash in between must not leave half a file that the next start takes for the operator.
         let part = path.with_extension("creds.part");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&part)?;
         file.write_all(credentials.creds().as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&part, path)
@@ -373,7 +462,10 @@ fn operator(identity: &Identity, path: &Path) -> Result<Credentials, Error> {
 
 /// Creates a region with its key, as `region.create` does; one that is there stays.
 async fn create_region(ingestion: &Ingestion, region: Slug) -> Result<(), Error> {
-    if Tables::of(&ingestion.ledger).region(region.as_str()).is_some() {
+    if Tables::of(&ingestion.ledger)
+        .region(region.as_str())
+        .is_some()
+    {
         return Ok(());
     }
     let name = region.clone();
@@ -382,12 +474,24 @@ async fn create_region(ingestion: &Ingestion, region: Slug) -> Result<(), Error>
             let blob = core.keyring.new_region_key(name.as_str())?;
             core.publish(vec![blob])?;
         }
-        Ok::<_, vault::Error>(core.keyring.region_key_public(name.as_str())?.unwrap_or_default())
+        Ok::<_, vault::Error>(
+            core.keyring
+                .region_key_public(name.as_str())?
+                .unwrap_or_default(),
+        )
     })
     .await??;
     let about = format!("region.create {region}");
-    let command = CreateRegion { region, key: Digest(public), key_version: version };
-    match ingestion.registrar.send(Ask::internal("start", &about, command.into())).await {
+    let command = CreateRegion {
+        region,
+        key: Digest(public),
+        key_version: version,
+    };
+    match ingestion
+        .registrar
+        .send(Ask::internal("start", &about, command.into()))
+        .await
+    {
         Ok(Answer::Accepted(_)) => Ok(()),
         Ok(Answer::Problem(problem)) => Err(Error::Refused(problem.detail)),
         Err(_) => Err(Error::Interrupted),

@@ -33,11 +33,15 @@ impl Tables {
 
 impl Read for Tables {
     fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
-        self.0.get(table as u8, key).unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+        self.0
+            .get(table as u8, key)
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
     }
 
     fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Row> {
-        self.0.scan(table as u8, prefix, after, limit).unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+        self.0
+            .scan(table as u8, prefix, after, limit)
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
     }
 
     fn last(&self, table: Table, prefix: &[u8], upper: &[u8]) -> Option<Row> {
@@ -49,7 +53,14 @@ impl Read for Tables {
 
 /// The changes of an overlay as the ledger takes them, in key order.
 pub fn ledger_changes(changes: Changes) -> Vec<Change> {
-    changes.into_iter().map(|((table, key), value)| Change { table: table as u8, key, value }).collect()
+    changes
+        .into_iter()
+        .map(|((table, key), value)| Change {
+            table: table as u8,
+            key,
+            value,
+        })
+        .collect()
 }
 
 /// Why events cannot be applied.
@@ -59,7 +70,9 @@ pub enum ApplyError {
     #[error("event {0}: {1}")]
     Unreadable(u64, envelope::Error),
     /// An event does not follow the one before it.
-    #[error("event {0} does not follow the one before it: the stream was rewound, forked or rewritten")]
+    #[error(
+        "event {0} does not follow the one before it: the stream was rewound, forked or rewritten"
+    )]
     Fork(u64),
     /// The ledger refused or failed.
     #[error(transparent)]
@@ -80,7 +93,13 @@ pub struct Applier<'a, R: Read> {
 impl<'a, R: Read> Applier<'a, R> {
     /// Begins after `head`.
     pub fn new(base: &'a R, head: Head) -> Self {
-        Self { overlay: Overlay::new(base), batch: ledger::Batch::default(), head, scopes: HashMap::new(), time: 0 }
+        Self {
+            overlay: Overlay::new(base),
+            batch: ledger::Batch::default(),
+            head,
+            scopes: HashMap::new(),
+            time: 0,
+        }
     }
 
     /// Applies the next event.
@@ -89,16 +108,26 @@ impl<'a, R: Read> Applier<'a, R> {
     /// [`ApplyError::Unreadable`] for a shape that this release does not know, [`ApplyError::Fork`] for an event that does not
     /// follow. The batch is then not to be used.
     pub fn push(&mut self, sequence: u64, bytes: Vec<u8>) -> Result<(), ApplyError> {
-        let event = Envelope::decode(&bytes).map_err(|error| ApplyError::Unreadable(sequence, error))?;
-        if event.sequence != sequence || sequence != self.head.sequence + 1 || event.prevhash != self.head.hash {
+        let event =
+            Envelope::decode(&bytes).map_err(|error| ApplyError::Unreadable(sequence, error))?;
+        if event.sequence != sequence
+            || sequence != self.head.sequence + 1
+            || event.prevhash != self.head.hash
+        {
             return Err(ApplyError::Fork(sequence));
         }
-        let expected = self.scopes.entry(event.project.as_str().to_owned()).or_insert(event.project_sequence - 1);
+        let expected = self
+            .scopes
+            .entry(event.project.as_str().to_owned())
+            .or_insert(event.project_sequence - 1);
         if *expected + 1 != event.project_sequence {
             return Err(ApplyError::Fork(sequence));
         }
         *expected += 1;
-        self.head = Head { sequence, hash: leaf_hash(&bytes) };
+        self.head = Head {
+            sequence,
+            hash: leaf_hash(&bytes),
+        };
         self.time = self.time.max(event.time);
         self.batch.records.push(Record {
             sequence,

@@ -4,8 +4,10 @@
 //! however many waited, so that a thousand uploads a second do not cost a thousand syncs. The stream is the truth, the file
 //! a copy: what is published is installed, and what was published but not installed is found at the next start.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -17,6 +19,9 @@ use crate::tables::fatal;
 
 /// How many requests may wait.
 pub const MAILBOX: usize = 2_048;
+/// How long a key that came in may wait for the event that uses it. A command that was not decided by then was lost, and
+/// whoever sends it again seals again.
+pub const ON_ITS_WAY: Duration = Duration::from_secs(120);
 /// Most keys in one group.
 const GROUP_MAX: usize = 256;
 
@@ -40,6 +45,8 @@ pub struct Core {
     pub keyring: Keyring,
     keys: Arc<bus::keys::Keys>,
     runtime: tokio::runtime::Handle,
+    /// Keys that came in lately. Their certificate may still be on its way to the registrar, so they are not destroyed yet.
+    recent: HashMap<(String, [u8; 32]), Instant>,
 }
 
 impl Core {
@@ -47,8 +54,17 @@ impl Core {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn start(keyring: Keyring, keys: Arc<bus::keys::Keys>, runtime: tokio::runtime::Handle) -> Result<Self, Error> {
-        let mut core = Self { keyring, keys, runtime };
+    pub fn start(
+        keyring: Keyring,
+        keys: Arc<bus::keys::Keys>,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Self, Error> {
+        let mut core = Self {
+            keyring,
+            keys,
+            runtime,
+            recent: HashMap::new(),
+        };
         core.catch_up()?;
         if core.keyring.ingestion_keys()?.current().is_none() {
             let blob = core.keyring.new_ingestion_key()?;
@@ -63,13 +79,16 @@ impl Core {
         self.runtime.spawn(async move {
             let _ = tx.send(future.await);
         });
-        rx.recv().unwrap_or_else(|_| fatal("the vault lost its runtime", &"shut down"))
+        rx.recv()
+            .unwrap_or_else(|_| fatal("the vault lost its runtime", &"shut down"))
     }
 
     fn catch_up(&mut self) -> Result<(), Error> {
         let from = self.keyring.head()? + 1;
         let keys = Arc::clone(&self.keys);
-        let mut tail = self.wait(async move { keys.tail(from).await }).map_err(|e| Error::Keys(e.to_string()))?;
+        let mut tail = self
+            .wait(async move { keys.tail(from).await })
+            .map_err(|e| Error::Keys(e.to_string()))?;
         loop {
             let (returned, page) = self.wait(async move {
                 let page = tail.page().await;
@@ -77,7 +96,9 @@ impl Core {
             });
             tail = returned;
             // Deleted keys leave gaps in this stream; only LOG must have none.
-            let page = page.map_err(|e| Error::Keys(e.to_string()))?.map_err(|e| Error::Keys(e.to_string()))?;
+            let page = page
+                .map_err(|e| Error::Keys(e.to_string()))?
+                .map_err(|e| Error::Keys(e.to_string()))?;
             if page.is_empty() {
                 return Ok(());
             }
@@ -85,10 +106,13 @@ impl Core {
             for entry in page {
                 match SealedBlob::from_bytes(entry.bytes.to_vec()) {
                     Ok(blob) => blobs.push((entry.sequence, blob)),
-                    Err(error) => tracing::warn!(sequence = entry.sequence, %error, "an entry of KEYS is not a sealed key; left alone"),
+                    Err(error) => {
+                        tracing::warn!(sequence = entry.sequence, %error, "an entry of KEYS is not a sealed key; left alone")
+                    }
                 }
             }
-            self.keyring.install_all(blobs.iter().map(|(sequence, blob)| (*sequence, blob)))?;
+            self.keyring
+                .install_all(blobs.iter().map(|(sequence, blob)| (*sequence, blob)))?;
         }
     }
 
@@ -101,10 +125,30 @@ impl Core {
             return Ok(());
         }
         let keys = Arc::clone(&self.keys);
-        let bytes: Vec<Bytes> = blobs.iter().map(|blob| Bytes::copy_from_slice(blob.as_bytes())).collect();
-        let sequences = self.wait(async move { keys.put(bytes).await }).map_err(|e| Error::Keys(e.to_string()))?;
-        self.keyring.install_all(sequences.into_iter().zip(&blobs))?;
+        let bytes: Vec<Bytes> = blobs
+            .iter()
+            .map(|blob| Bytes::copy_from_slice(blob.as_bytes()))
+            .collect();
+        let sequences = self
+            .wait(async move { keys.put(bytes).await })
+            .map_err(|e| Error::Keys(e.to_string()))?;
+        self.keyring
+            .install_all(sequences.into_iter().zip(&blobs))?;
         Ok(())
+    }
+
+    /// Destroys a private key that nothing uses: here at once, in the stream with the next deletions. Says no to one that came
+    /// in within [`ON_ITS_WAY`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn destroy(&mut self, project: &str, spki: &[u8; 32]) -> Result<bool, Error> {
+        self.recent.retain(|_, at| at.elapsed() < ON_ITS_WAY);
+        if self.recent.contains_key(&(project.to_owned(), *spki)) {
+            return Ok(false);
+        }
+        self.keyring.forget(project, spki)?;
+        Ok(true)
     }
 
     /// Deletes from the stream what is owed to be deleted.
@@ -120,7 +164,8 @@ impl Core {
             for sequence in &owed {
                 let keys = Arc::clone(&self.keys);
                 let sequence = *sequence;
-                self.wait(async move { keys.delete(sequence).await }).map_err(|e| Error::Keys(e.to_string()))?;
+                self.wait(async move { keys.delete(sequence).await })
+                    .map_err(|e| Error::Keys(e.to_string()))?;
             }
             self.keyring.deletion_done(&owed)?;
         }
@@ -141,7 +186,11 @@ impl Vault {
     pub fn spawn(core: Core) -> Addr<Vault> {
         Vault::start_in_arbiter(&Arbiter::new().handle(), |ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Vault { core, pending: Vec::new(), scheduled: false }
+            Vault {
+                core,
+                pending: Vec::new(),
+                scheduled: false,
+            }
         })
     }
 
@@ -165,21 +214,33 @@ impl Vault {
         let mut new_projects = Vec::new();
         for seal in seals {
             if let Some(blob) = self.core.keyring.ensure_project_key(&seal.project)?
-                && !new_projects.iter().any(|(project, _)| *project == &seal.project)
+                && !new_projects
+                    .iter()
+                    .any(|(project, _)| *project == &seal.project)
             {
                 new_projects.push((&seal.project, blob));
             }
         }
-        self.core.publish(new_projects.into_iter().map(|(_, blob)| blob).collect())?;
+        self.core
+            .publish(new_projects.into_iter().map(|(_, blob)| blob).collect())?;
         let mut blobs: Vec<SealedBlob> = Vec::new();
         let mut seen: Vec<(&str, [u8; 32])> = Vec::new();
         for seal in seals {
             let spki = seal.key.spki_sha256();
-            if seen.contains(&(&seal.project, spki)) || self.core.keyring.contains(&seal.project, &spki)? {
+            self.core
+                .recent
+                .insert((seal.project.clone(), spki), Instant::now());
+            if seen.contains(&(&seal.project, spki))
+                || self.core.keyring.contains(&seal.project, &spki)?
+            {
                 continue;
             }
             seen.push((&seal.project, spki));
-            blobs.push(self.core.keyring.seal_private_key(&seal.project, &seal.key)?);
+            blobs.push(
+                self.core
+                    .keyring
+                    .seal_private_key(&seal.project, &seal.key)?,
+            );
         }
         self.core.publish(blobs)
     }
@@ -259,6 +320,13 @@ impl<T: Send + 'static> Handler<With<T>> for Vault {
 ///
 /// # Errors
 /// [`Error::Busy`] when the vault is gone.
-pub async fn with<T: Send + 'static>(vault: &Addr<Vault>, work: impl FnOnce(&mut Core) -> T + Send + 'static) -> Result<T, Error> {
-    vault.send(With(Box::new(work))).await.map(|done| done.0).map_err(|_| Error::Busy)
+pub async fn with<T: Send + 'static>(
+    vault: &Addr<Vault>,
+    work: impl FnOnce(&mut Core) -> T + Send + 'static,
+) -> Result<T, Error> {
+    vault
+        .send(With(Box::new(work)))
+        .await
+        .map(|done| done.0)
+        .map_err(|_| Error::Busy)
 }

@@ -66,25 +66,49 @@ impl Verifier {
         let tables = Tables::of(&self.ledger);
         for (row, _) in tables.scan(Table::Unverified, &[], None, TURN) {
             let mut parts = Parts::of(&row);
-            let (id, version) = (CertificateId(parts.number()), u32::try_from(parts.number()).unwrap_or(0));
-            let mut working = self.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let (id, version) = (
+                CertificateId(parts.number()),
+                u32::try_from(parts.number()).unwrap_or(0),
+            );
+            let mut working = self
+                .working
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             if working.contains(&(id, version)) {
                 continue;
             }
-            let Ok(permit) = Arc::clone(&self.at_once).try_acquire_owned() else { return };
+            let Ok(permit) = Arc::clone(&self.at_once).try_acquire_owned() else {
+                return;
+            };
             working.insert((id, version));
             drop(working);
-            let (ledger, registrar, roots, delay) = (self.ledger.clone(), self.registrar.clone(), Arc::clone(&self.roots), self.delay);
+            let (ledger, registrar, roots, delay) = (
+                self.ledger.clone(),
+                self.registrar.clone(),
+                Arc::clone(&self.roots),
+                self.delay,
+            );
             let (working, runtime) = (Arc::clone(&self.working), self.runtime.clone());
             self.runtime.spawn(async move {
                 tokio::time::sleep(delay).await;
-                let judged = runtime.spawn_blocking(move || judge(&ledger, id, version, &roots)).await;
+                let judged = runtime
+                    .spawn_blocking(move || judge(&ledger, id, version, &roots))
+                    .await;
                 if let Ok(Some(verdict)) = judged {
-                    let command = VerifyCertificate { id, version, verdict };
+                    let command = VerifyCertificate {
+                        id,
+                        version,
+                        verdict,
+                    };
                     let about = format!("certificate.verify {id} {version}");
-                    let _ = registrar.send(Ask::internal("verifier", &about, command.into())).await;
+                    let _ = registrar
+                        .send(Ask::internal("verifier", &about, command.into()))
+                        .await;
                 }
-                working.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(id, version));
+                working
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .remove(&(id, version));
                 drop(permit);
             });
         }
@@ -92,7 +116,12 @@ impl Verifier {
 }
 
 /// Judges one version as the world sees it now.
-fn judge(ledger: &ledger::Ledger, id: CertificateId, version: u32, roots: &[CertificateDer<'static>]) -> Option<Result<Trust, Vec<Reason>>> {
+fn judge(
+    ledger: &ledger::Ledger,
+    id: CertificateId,
+    version: u32,
+    roots: &[CertificateDer<'static>],
+) -> Option<Result<Trust, Vec<Reason>>> {
     let tables = Tables::of(ledger);
     let certificate = tables.certificate(id)?;
     let version = certificate.version(version)?;
@@ -116,8 +145,22 @@ fn judge(ledger: &ledger::Ledger, id: CertificateId, version: u32, roots: &[Cert
         return Some(Ok(Trust::Private));
     }
     // A version whose end comes while it waits is ready and expired, not in error.
-    let at = now.clamp(version.facts.not_before, (version.facts.not_after - 1).max(version.facts.not_before));
-    Some(judge_trust(&chain, Known { roots, issuers: &[] }, at).map(|path| path.trust).map_err(|reason| vec![reason]))
+    let at = now.clamp(
+        version.facts.not_before,
+        (version.facts.not_after - 1).max(version.facts.not_before),
+    );
+    Some(
+        judge_trust(
+            &chain,
+            Known {
+                roots,
+                issuers: &[],
+            },
+            at,
+        )
+        .map(|path| path.trust)
+        .map_err(|reason| vec![reason]),
+    )
 }
 
 impl Actor for Verifier {

@@ -13,7 +13,9 @@ use lifecycle::history;
 use lifecycle::names::{CertificateId, Host, PLATFORM, Slug};
 use lifecycle::rejection::Code;
 use lifecycle::selection::{self, Candidate, Mode};
-use lifecycle::state::{self, Certificate, Claim, ClaimStatus, Resource, Served, State, Status, Version, key};
+use lifecycle::state::{
+    self, Certificate, Claim, ClaimStatus, Resource, Served, State, Status, Version, key,
+};
 use lifecycle::store::{Parts, Read, Table, decode};
 use wire::answer::Problem;
 use wire::envelope::{Position, micros, rfc3339, rfc3339_micros};
@@ -68,24 +70,54 @@ fn limit(asked: Option<usize>) -> usize {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Views {
     /// Answers a query, as JSON.
-    pub async fn answer(&self, project: &Slug, view: &str, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, Problem> {
+    pub async fn answer(
+        &self,
+        project: &Slug,
+        view: &str,
+        asker: &Asker,
+        body: &[u8],
+    ) -> Result<Vec<u8>, Problem> {
         let platform = asker.operator && project.is_platform();
         if wire::subject::PLATFORM_VIEWS.contains(&view) && !platform {
-            return Err(Problem::new(Code::Unauthorized, "only an operator has this view, below query.platform", ""));
+            return Err(Problem::new(
+                Code::Unauthorized,
+                "only an operator has this view, below query.platform",
+                "",
+            ));
         }
         let record = Tables::of(&self.ledger).access(asker.project.as_str(), &asker.actor);
         match record {
-            Some(access) if access.revoked => return Err(Problem::new(Code::Unauthorized, "this access was revoked", "")),
-            Some(access) if !lifecycle::decide::rights::allow(&access.rights, &format!("query.{view}")) => {
-                return Err(Problem::new(Code::Unauthorized, "the rights of this user do not allow this view", ""));
+            Some(access) if access.revoked => {
+                return Err(Problem::new(
+                    Code::Unauthorized,
+                    "this access was revoked",
+                    "",
+                ));
+            }
+            Some(access)
+                if !lifecycle::decide::rights::allow(&access.rights, &format!("query.{view}")) =>
+            {
+                return Err(Problem::new(
+                    Code::Unauthorized,
+                    "the rights of this user do not allow this view",
+                    "",
+                ));
             }
             Some(_) if asker.operator || asker.project == *project => {}
-            _ => return Err(Problem::new(Code::Unauthorized, "this belongs to another project", "")),
+            _ => {
+                return Err(Problem::new(
+                    Code::Unauthorized,
+                    "this belongs to another project",
+                    "",
+                ));
+            }
         }
         if Tables::of(&self.ledger).project(project.as_str()).is_none() {
             return Err(not_found("project"));
@@ -117,8 +149,12 @@ impl Views {
     fn certificates(&self, project: &Slug, query: &ListQuery) -> Answered {
         let tables = Tables::of(&self.ledger);
         if let Some(name) = &query.name {
-            let certificate = tables.certificate_named(project.as_str(), name).ok_or_else(|| not_found("certificate"))?;
-            return Ok(json!({"certificates": [self.certificate(&tables, &certificate, ROLES.0)], "next": null}));
+            let certificate = tables
+                .certificate_named(project.as_str(), name)
+                .ok_or_else(|| not_found("certificate"))?;
+            return Ok(
+                json!({"certificates": [self.certificate(&tables, &certificate, ROLES.0)], "next": null}),
+            );
         }
         let prefix = key::text(project);
         let mut after = query.after.as_ref().map(|name| key::pair(project, name));
@@ -130,7 +166,9 @@ impl Views {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (_, id) in &page {
-                let Some(certificate) = tables.certificate(decode::<CertificateId>(id)) else { continue };
+                let Some(certificate) = tables.certificate(decode::<CertificateId>(id)) else {
+                    continue;
+                };
                 if let Some(days) = query.expiring {
                     let end = certificate.latest().map_or(i64::MAX, |v| v.facts.not_after);
                     if end > now() + i64::from(days) * 86_400 {
@@ -186,7 +224,12 @@ impl Views {
     }
 
     /// Where a certificate is active or standby, the edges that are behind with that, and whether a region has no edge.
-    fn roles(&self, tables: &Tables, certificate: &Certificate, max: usize) -> (Vec<Value>, Vec<Value>, bool) {
+    fn roles(
+        &self,
+        tables: &Tables,
+        certificate: &Certificate,
+        max: usize,
+    ) -> (Vec<Value>, Vec<Value>, bool) {
         let (mut roles, mut behind, mut unserved) = (Vec::new(), Vec::new(), false);
         if certificate.kind != CertificateKind::Server || certificate.deleted {
             return (roles, behind, unserved);
@@ -195,7 +238,9 @@ impl Views {
             let live = self.edges.live(region);
             let mut since = 0;
             for host in self.hosts(tables, certificate, region, max) {
-                let Some(candidates) = ranking(tables, &host, region) else { continue };
+                let Some(candidates) = ranking(tables, &host, region) else {
+                    continue;
+                };
                 let mut chain = selection::chain(&candidates.1, now());
                 let role = match chain.next() {
                     Some(first) if first.certificate == certificate.id => "active",
@@ -203,7 +248,9 @@ impl Views {
                     _ => continue,
                 };
                 if role == "active" {
-                    since = since.max(candidates.0.claim.as_ref().map_or(0, |c| c.changed)).max(certificate.changed);
+                    since = since
+                        .max(candidates.0.claim.as_ref().map_or(0, |c| c.changed))
+                        .max(certificate.changed);
                 }
                 if roles.len() < max {
                     roles.push(json!({"region": region, "host": host, "role": role}));
@@ -211,7 +258,8 @@ impl Views {
             }
             if since > 0 {
                 unserved |= live.of == 0;
-                if live.of == 0 || live.applied < since.min(self.edges.relevant(region).max(since)) {
+                if live.of == 0 || live.applied < since.min(self.edges.relevant(region).max(since))
+                {
                     behind.push(json!({"region": region, "edges": behind_names(&live), "applied": live.applied, "wanted": since}));
                 }
             }
@@ -220,24 +268,44 @@ impl Views {
     }
 
     /// Hosts of the project that a certificate can serve in a region.
-    fn hosts(&self, tables: &Tables, certificate: &Certificate, region: &Slug, max: usize) -> Vec<Host> {
+    fn hosts(
+        &self,
+        tables: &Tables,
+        certificate: &Certificate,
+        region: &Slug,
+        max: usize,
+    ) -> Vec<Host> {
         let mut hosts: Vec<Host> = Vec::new();
-        let mut names: Vec<&String> = certificate.versions.iter().flat_map(|v| &v.facts.names).collect();
+        let mut names: Vec<&String> = certificate
+            .versions
+            .iter()
+            .flat_map(|v| &v.facts.names)
+            .collect();
         names.sort();
         names.dedup();
-        let platform = tables.control().map(|c| format!("*.{region}.{}", c.platform_domain)).unwrap_or_default();
+        let platform = tables
+            .control()
+            .map(|c| format!("*.{region}.{}", c.platform_domain))
+            .unwrap_or_default();
         for name in names {
-            let Ok(host) = Host::parse(name) else { continue };
+            let Ok(host) = Host::parse(name) else {
+                continue;
+            };
             if host.is_wildcard() {
                 let below = key::pair(&certificate.project, host.parent());
                 hosts.extend(
                     tables
                         .scan(Table::ClaimBelow, &below, None, max)
                         .iter()
-                        .filter_map(|(row, _)| Host::parse(Parts::of(&row[below.len()..]).text()).ok()),
+                        .filter_map(|(row, _)| {
+                            Host::parse(Parts::of(&row[below.len()..]).text()).ok()
+                        }),
                 );
             }
-            if *name == platform || tables.holder(name).as_ref() == Some(&certificate.project) || tables.holder(name).is_none() {
+            if *name == platform
+                || tables.holder(name).as_ref() == Some(&certificate.project)
+                || tables.holder(name).is_none()
+            {
                 hosts.push(host);
             }
             if hosts.len() >= max {
@@ -254,18 +322,35 @@ impl Views {
         let tables = Tables::of(&self.ledger);
         let prefix = key::text(project);
         let mut rows = Vec::new();
-        let after = query.name.is_none().then_some(()).and(query.after.as_ref()).map(|host| key::pair(project, host));
+        let after = query
+            .name
+            .is_none()
+            .then_some(())
+            .and(query.after.as_ref())
+            .map(|host| key::pair(project, host));
         let page = match &query.name {
             Some(host) => vec![(key::pair(project, host), Vec::new())],
-            None => tables.scan(Table::ProjectClaim, &prefix, after.as_deref(), limit(query.limit)),
+            None => tables.scan(
+                Table::ProjectClaim,
+                &prefix,
+                after.as_deref(),
+                limit(query.limit),
+            ),
         };
         let mut next = None;
         for (row, _) in &page {
             let text = Parts::of(&row[prefix.len()..]).text();
             next = Some(text.to_owned());
-            let (Ok(host), Some(claim)) = (Host::parse(text), tables.claim(text, project.as_str())) else { continue };
+            let (Ok(host), Some(claim)) = (Host::parse(text), tables.claim(text, project.as_str()))
+            else {
+                continue;
+            };
             for region in claim.attached.keys() {
-                let Some((_, ranked)) = ranking(&tables, &host, region).filter(|(s, _)| s.project == *project) else { continue };
+                let Some((_, ranked)) =
+                    ranking(&tables, &host, region).filter(|(s, _)| s.project == *project)
+                else {
+                    continue;
+                };
                 let mut chain = selection::chain(&ranked, now()).map(|c| candidate(&tables, c));
                 let first = chain.next();
                 if active {
@@ -281,7 +366,9 @@ impl Views {
             }
         }
         let more = query.name.is_none() && page.len() >= limit(query.limit);
-        Ok(json!({ if active { "active-certificates" } else { "fallbacks" }: rows, "next": next.filter(|_| more) }))
+        Ok(
+            json!({ if active { "active-certificates" } else { "fallbacks" }: rows, "next": next.filter(|_| more) }),
+        )
     }
 
     // ---- domains, resources, regions
@@ -289,33 +376,66 @@ impl Views {
     fn domains(&self, project: &Slug, query: &ListQuery) -> Answered {
         let tables = Tables::of(&self.ledger);
         if let Some(text) = &query.name {
-            let claim = Host::parse(text).ok().and_then(|host| tables.claim(host.as_str(), project.as_str()));
-            let claim = claim.filter(|c| c.status != ClaimStatus::Released).ok_or_else(|| not_found("domain"))?;
+            let claim = Host::parse(text)
+                .ok()
+                .and_then(|host| tables.claim(host.as_str(), project.as_str()));
+            let claim = claim
+                .filter(|c| c.status != ClaimStatus::Released)
+                .ok_or_else(|| not_found("domain"))?;
             return Ok(json!({"domains": [domain(&tables, &claim)], "next": null}));
         }
         let prefix = key::text(project);
         let after = query.after.as_ref().map(|host| key::pair(project, host));
-        let page = tables.scan(Table::ProjectClaim, &prefix, after.as_deref(), limit(query.limit));
-        let hosts: Vec<&str> = page.iter().map(|(row, _)| Parts::of(&row[prefix.len()..]).text()).collect();
-        let domains: Vec<Value> =
-            hosts.iter().filter_map(|host| tables.claim(host, project.as_str())).map(|c| domain(&tables, &c)).collect();
+        let page = tables.scan(
+            Table::ProjectClaim,
+            &prefix,
+            after.as_deref(),
+            limit(query.limit),
+        );
+        let hosts: Vec<&str> = page
+            .iter()
+            .map(|(row, _)| Parts::of(&row[prefix.len()..]).text())
+            .collect();
+        let domains: Vec<Value> = hosts
+            .iter()
+            .filter_map(|host| tables.claim(host, project.as_str()))
+            .map(|c| domain(&tables, &c))
+            .collect();
         let next = hosts.last().filter(|_| page.len() >= limit(query.limit));
         Ok(json!({"domains": domains, "next": next}))
     }
 
     fn resources(&self, project: &Slug, query: &ListQuery) -> Answered {
         let tables = Tables::of(&self.ledger);
-        let platform = tables.control().map(|c| c.platform_domain).unwrap_or_default();
+        let platform = tables
+            .control()
+            .map(|c| c.platform_domain)
+            .unwrap_or_default();
         if let Some(name) = &query.name {
-            let resource = tables.resource_named(project.as_str(), name).ok_or_else(|| not_found("resource"))?;
+            let resource = tables
+                .resource_named(project.as_str(), name)
+                .ok_or_else(|| not_found("resource"))?;
             return Ok(json!({"resources": [show_resource(&resource, &platform)], "next": null}));
         }
         let prefix = key::text(project);
         let after = query.after.as_ref().map(|name| key::pair(project, name));
-        let page = tables.scan(Table::ResourceName, &prefix, after.as_deref(), limit(query.limit));
-        let resources: Vec<Resource> = page.iter().filter_map(|(_, id)| tables.resource(decode(id))).collect();
-        let next = resources.last().filter(|_| page.len() >= limit(query.limit)).map(|r| r.name.clone());
-        Ok(json!({"resources": resources.iter().map(|r| show_resource(r, &platform)).collect::<Vec<_>>(), "next": next}))
+        let page = tables.scan(
+            Table::ResourceName,
+            &prefix,
+            after.as_deref(),
+            limit(query.limit),
+        );
+        let resources: Vec<Resource> = page
+            .iter()
+            .filter_map(|(_, id)| tables.resource(decode(id)))
+            .collect();
+        let next = resources
+            .last()
+            .filter(|_| page.len() >= limit(query.limit))
+            .map(|r| r.name.clone());
+        Ok(
+            json!({"resources": resources.iter().map(|r| show_resource(r, &platform)).collect::<Vec<_>>(), "next": next}),
+        )
     }
 
     fn regions(&self) -> Answered {
@@ -339,12 +459,22 @@ impl Views {
     // ---- one host
 
     fn host(&self, project: &Slug, asker: &Asker, query: &HostQuery) -> Answered {
-        let host = Host::parse(&query.host).map_err(|e| Problem::new(Code::Malformed, e.to_string(), "give a name such as www.example.com"))?;
+        let host = Host::parse(&query.host).map_err(|e| {
+            Problem::new(
+                Code::Malformed,
+                e.to_string(),
+                "give a name such as www.example.com",
+            )
+        })?;
         let at = match &query.at {
             None => None,
-            Some(text) => {
-                Some(micros(text).ok_or_else(|| Problem::new(Code::Malformed, "the time is not in RFC 3339", "for example 2026-11-22T10:00:00Z"))?)
-            }
+            Some(text) => Some(micros(text).ok_or_else(|| {
+                Problem::new(
+                    Code::Malformed,
+                    "the time is not in RFC 3339",
+                    "for example 2026-11-22T10:00:00Z",
+                )
+            })?),
         };
         let tables = Tables::of(&self.ledger);
         if let Some(region) = &query.region
@@ -356,20 +486,38 @@ impl Views {
             None => None,
             Some(at) => Some(self.sequence_at(&tables, at)),
         };
-        let regions = query.region.clone().map_or_else(|| tables.regions(), |region| vec![region]);
+        let regions = query
+            .region
+            .clone()
+            .map_or_else(|| tables.regions(), |region| vec![region]);
         let mut shown = Vec::new();
         let mut revision = None;
         for region in regions {
             let found = match sequence {
                 None => self.host_now(&tables, &host, &region),
-                Some(sequence) => self.host_then(&tables, &host, &region, sequence, at.unwrap_or_default()),
+                Some(sequence) => {
+                    self.host_then(&tables, &host, &region, sequence, at.unwrap_or_default())
+                }
             };
-            let Some((served, mut entry)) = found else { continue };
+            let Some((served, mut entry)) = found else {
+                continue;
+            };
             let resource = served.resource.and_then(|id| tables.resource(id));
             // Whose host this is decides who may see it; a provider domain is its resource's project's.
-            let owner = if served.claim.is_none() { resource.as_ref().map(|r| r.project.clone()) } else { Some(served.project.clone()) };
+            let owner = if served.claim.is_none() {
+                resource.as_ref().map(|r| r.project.clone())
+            } else {
+                Some(served.project.clone())
+            };
             let sees = (asker.operator && project.is_platform()) || owner.as_ref() == Some(project);
-            if !sees || (query.region.is_none() && served.resource.is_none() && served.claim.as_ref().is_some_and(|c| !c.attached.is_empty())) {
+            if !sees
+                || (query.region.is_none()
+                    && served.resource.is_none()
+                    && served
+                        .claim
+                        .as_ref()
+                        .is_some_and(|c| !c.attached.is_empty()))
+            {
                 continue;
             }
             revision = revision.max(served.claim.as_ref().map(|c| c.revision));
@@ -377,10 +525,19 @@ impl Views {
             shown.push(entry);
         }
         if shown.is_empty() {
-            if let Some(claim) = tables.claim(host.as_str(), project.as_str()).filter(|_| at.is_none()) {
-                return Ok(json!({"host": host, "regions": [], "status": claim.status, "revision": claim.revision}));
+            if let Some(claim) = tables
+                .claim(host.as_str(), project.as_str())
+                .filter(|_| at.is_none())
+            {
+                return Ok(
+                    json!({"host": host, "regions": [], "status": claim.status, "revision": claim.revision}),
+                );
             }
-            return Err(Problem::new(Code::NotFound, "no such host is served for this project", "`chancery domain list` shows its domains"));
+            return Err(Problem::new(
+                Code::NotFound,
+                "no such host is served for this project",
+                "`chancery domain list` shows its domains",
+            ));
         }
         Ok(json!({"host": host, "regions": shown, "revision": revision}))
     }
@@ -393,12 +550,22 @@ impl Views {
         Some((served, entry))
     }
 
-    fn host_then(&self, tables: &Tables, host: &Host, region: &Slug, sequence: u64, at: i64) -> Option<(Served, Value)> {
+    fn host_then(
+        &self,
+        tables: &Tables,
+        host: &Host,
+        region: &Slug,
+        sequence: u64,
+        at: i64,
+    ) -> Option<(Served, Value)> {
         let seconds = at.div_euclid(1_000_000);
         let past = history::ranking_at(tables, host, region.as_str(), sequence)?;
-        let reported = history::applied_at(tables, region.as_str(), sequence).map(|(_, applied)| applied);
+        let reported =
+            history::applied_at(tables, region.as_str(), sequence).map(|(_, applied)| applied);
         // What edges said by then covers this state if all of them had applied the event that it rests on.
-        let covered = reported.as_ref().is_some_and(|r| r.of > 0 && r.applied >= past.since);
+        let covered = reported
+            .as_ref()
+            .is_some_and(|r| r.of > 0 && r.applied >= past.since);
         let mut entry = entry(tables, region, &past.served, &past.ranked, seconds);
         entry["evidence"] = json!(if covered { "reported" } else { "intended" });
         entry["at"] = json!(rfc3339_micros(at));
@@ -411,8 +578,14 @@ impl Views {
 
     /// The event at a sequence: what, when and who.
     fn cause(&self, tables: &Tables, sequence: u64) -> Value {
-        let bytes = tables.0.event(sequence).unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
-        let Some(event) = bytes.and_then(|bytes| wire::envelope::Envelope::decode(&bytes).ok()) else { return Value::Null };
+        let bytes = tables
+            .0
+            .event(sequence)
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
+        let Some(event) = bytes.and_then(|bytes| wire::envelope::Envelope::decode(&bytes).ok())
+        else {
+            return Value::Null;
+        };
         json!({"sequence": sequence, "time": rfc3339_micros(event.time), "actor": event.actor, "event": event.event.name()})
     }
 
@@ -421,7 +594,10 @@ impl Views {
         let (mut low, mut high) = (0, self.ledger.head().sequence);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            let bytes = tables.0.event(middle).unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
+            let bytes = tables
+                .0
+                .event(middle)
+                .unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
             match bytes.and_then(|bytes| Position::of(&bytes).ok()) {
                 Some(position) if position.time <= at => low = middle,
                 _ => high = middle - 1,
@@ -434,9 +610,16 @@ impl Views {
 
     fn outcome(&self, project: &Slug, query: &OutcomeQuery) -> Result<Vec<u8>, Problem> {
         let tables = Tables::of(&self.ledger);
-        let outcome = tables.0.outcome(project.as_str(), query.id.as_bytes()).unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
+        let outcome = tables
+            .0
+            .outcome(project.as_str(), query.id.as_bytes())
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
         let outcome = outcome.ok_or_else(|| {
-            Problem::new(Code::NotFound, "no command with this id was decided", "send it again with the same id if there was no answer")
+            Problem::new(
+                Code::NotFound,
+                "no command with this id was decided",
+                "send it again with the same id if there was no answer",
+            )
         })?;
         Ok(answer_of(&tables, &outcome, outcome.digest).to_json())
     }
@@ -447,7 +630,10 @@ impl Views {
         let limit = limit(query.limit);
         let (head, page): (u64, Vec<(u64, Vec<u8>)>) = match project {
             Some(project) => (
-                tables.0.scope_head(project.as_str()).unwrap_or_else(|error| fatal("the ledger cannot be read", &error)),
+                tables
+                    .0
+                    .scope_head(project.as_str())
+                    .unwrap_or_else(|error| fatal("the ledger cannot be read", &error)),
                 tables
                     .0
                     .scope_events(project.as_str(), from, limit)
@@ -458,7 +644,10 @@ impl Views {
             ),
             None => (
                 self.ledger.head().sequence,
-                tables.0.events(from, limit).unwrap_or_else(|error| fatal("the ledger cannot be read", &error)),
+                tables
+                    .0
+                    .events(from, limit)
+                    .unwrap_or_else(|error| fatal("the ledger cannot be read", &error)),
             ),
         };
         let mut events: Vec<Box<RawValue>> = Vec::new();
@@ -470,8 +659,20 @@ impl Views {
             }
             bytes += event.len();
             next = Some(sequence + 1);
-            let text = String::from_utf8(event).map_err(|_| Problem::new(Code::Conflict, "an event is not text", "`chancery audit verify`"))?;
-            events.push(RawValue::from_string(text).map_err(|_| Problem::new(Code::Conflict, "an event is not JSON", "`chancery audit verify`"))?);
+            let text = String::from_utf8(event).map_err(|_| {
+                Problem::new(
+                    Code::Conflict,
+                    "an event is not text",
+                    "`chancery audit verify`",
+                )
+            })?;
+            events.push(RawValue::from_string(text).map_err(|_| {
+                Problem::new(
+                    Code::Conflict,
+                    "an event is not JSON",
+                    "`chancery audit verify`",
+                )
+            })?);
         }
         #[derive(serde::Serialize)]
         struct Page {
@@ -480,13 +681,22 @@ impl Views {
             head: u64,
         }
         let next = next.filter(|next| *next <= head);
-        serde_json::to_vec(&Page { events, next, head }).map_err(|_| Problem::new(Code::Conflict, "the page cannot be written", ""))
+        serde_json::to_vec(&Page { events, next, head })
+            .map_err(|_| Problem::new(Code::Conflict, "the page cannot be written", ""))
     }
 
     fn ingestion_key(&self) -> Answered {
-        let keys = self.ingestion.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let current = keys.current().ok_or_else(|| Problem::later(Code::Busy, "there is no ingestion key yet", 1_000))?;
-        Ok(json!({"kid": current.kid, "public": data_encoding::BASE64URL_NOPAD.encode(&current.public)}))
+        let keys = self
+            .ingestion
+            .keys
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let current = keys
+            .current()
+            .ok_or_else(|| Problem::later(Code::Busy, "there is no ingestion key yet", 1_000))?;
+        Ok(
+            json!({"kid": current.kid, "public": data_encoding::BASE64URL_NOPAD.encode(&current.public)}),
+        )
     }
 
     // ---- the operator's
@@ -495,7 +705,12 @@ impl Views {
         let tables = Tables::of(&self.ledger);
         let after = query.after.as_ref().map(key::text);
         let prefix = query.name.as_ref().map(key::text).unwrap_or_default();
-        let page = tables.scan(Table::Project, &prefix, after.as_deref(), limit(query.limit));
+        let page = tables.scan(
+            Table::Project,
+            &prefix,
+            after.as_deref(),
+            limit(query.limit),
+        );
         let projects: Vec<Value> = page
             .iter()
             .map(|(row, value)| {
@@ -511,14 +726,21 @@ impl Views {
         if query.name.is_some() && projects.is_empty() {
             return Err(not_found("project"));
         }
-        let next = page.last().filter(|_| page.len() >= limit(query.limit)).map(|(row, _)| Parts::of(row).text().to_owned());
+        let next = page
+            .last()
+            .filter(|_| page.len() >= limit(query.limit))
+            .map(|(row, _)| Parts::of(row).text().to_owned());
         Ok(json!({"projects": projects, "next": next}))
     }
 
     fn access(&self, query: &ListQuery) -> Answered {
         let tables = Tables::of(&self.ledger);
         let prefix = query.of.as_ref().map(key::text).unwrap_or_default();
-        let after = query.after.as_ref().and_then(|cursor| cursor.split_once('/')).map(|(project, name)| key::pair(project, name));
+        let after = query
+            .after
+            .as_ref()
+            .and_then(|cursor| cursor.split_once('/'))
+            .map(|(project, name)| key::pair(project, name));
         let page = tables.scan(Table::Access, &prefix, after.as_deref(), limit(query.limit));
         let access: Vec<Value> = page
             .iter()
@@ -532,19 +754,32 @@ impl Views {
                 })
             })
             .collect();
-        let next = access.last().filter(|_| page.len() >= limit(query.limit)).map(|a| {
-            format!("{}/{}", a["project"].as_str().unwrap_or_default(), a["name"].as_str().unwrap_or_default())
-        });
+        let next = access
+            .last()
+            .filter(|_| page.len() >= limit(query.limit))
+            .map(|a| {
+                format!(
+                    "{}/{}",
+                    a["project"].as_str().unwrap_or_default(),
+                    a["name"].as_str().unwrap_or_default()
+                )
+            });
         Ok(json!({"access": access, "next": next}))
     }
 
     fn all_edges(&self, query: &ListQuery) -> Answered {
         let tables = Tables::of(&self.ledger);
         let mut edges = Vec::new();
-        for region in tables.regions().into_iter().filter(|r| query.of.as_ref().is_none_or(|of| of == r)) {
+        for region in tables
+            .regions()
+            .into_iter()
+            .filter(|r| query.of.as_ref().is_none_or(|of| of == r))
+        {
             for (name, edge) in tables.edges(region.as_str()) {
                 let seen = self.edges.seen(&region, &name);
-                let healthy = seen.as_ref().is_some_and(|s| s.at.elapsed() <= crate::distribution::HEALTHY);
+                let healthy = seen
+                    .as_ref()
+                    .is_some_and(|s| s.at.elapsed() <= crate::distribution::HEALTHY);
                 edges.push(json!({
                     "region": region,
                     "name": name,
@@ -579,10 +814,19 @@ impl Views {
             if live.of == 0 {
                 wrong.push(format!("region {region} has no healthy edge: nothing is served there by what this node knows"));
             }
-            for (name, _) in tables.edges(region.as_str()).iter().filter(|(_, edge)| !edge.evicted) {
+            for (name, _) in tables
+                .edges(region.as_str())
+                .iter()
+                .filter(|(_, edge)| !edge.evicted)
+            {
                 match self.edges.seen(&region, name) {
                     Some(seen) if seen.at.elapsed() <= crate::distribution::HEALTHY => {
-                        wrong.extend(seen.report.problems.iter().map(|p| format!("edge {name} of {region}: {p}")));
+                        wrong.extend(
+                            seen.report
+                                .problems
+                                .iter()
+                                .map(|p| format!("edge {name} of {region}: {p}")),
+                        );
                     }
                     _ => wrong.push(format!("edge {name} of {region} does not report")),
                 }
@@ -594,7 +838,9 @@ impl Views {
         }
         let owed = tables.scan(Table::Unverified, &[], None, 1_001).len();
         let control = tables.control();
-        let door = self.door.get().map(|d| json!({"open": d.is_open(), "reconnects": d.reconnects(), "counts": d.counts()}));
+        let door = self.door.get().map(
+            |d| json!({"open": d.is_open(), "reconnects": d.reconnects(), "counts": d.counts()}),
+        );
         Ok(json!({
             "ok": wrong.is_empty(),
             "problems": wrong,
@@ -615,9 +861,17 @@ impl Views {
     /// Replays the log into fresh tables and compares them with the live ones, byte for byte.
     async fn rebuild(&self) -> Answered {
         let Ok(_one) = self.rebuilding.try_lock() else {
-            return Err(Problem::later(Code::Busy, "a rebuild is running already", 5_000));
+            return Err(Problem::later(
+                Code::Busy,
+                "a rebuild is running already",
+                5_000,
+            ));
         };
-        let (ledger, folder) = (self.ledger.clone(), self.scratch.join(format!("rebuild-{}", uuid::Uuid::new_v4())));
+        let (ledger, folder) = (
+            self.ledger.clone(),
+            self.scratch
+                .join(format!("rebuild-{}", uuid::Uuid::new_v4())),
+        );
         let work = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
             let result = compare(&ledger, &folder);
@@ -626,7 +880,11 @@ impl Views {
         });
         match work.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(why)) => Err(Problem::new(Code::Conflict, format!("the log cannot be replayed: {why}"), "`chancery audit verify` finds where")),
+            Ok(Err(why)) => Err(Problem::new(
+                Code::Conflict,
+                format!("the log cannot be replayed: {why}"),
+                "`chancery audit verify` finds where",
+            )),
             Err(_) => Err(Problem::later(Code::Busy, "the rebuild ended early", 5_000)),
         }
     }
@@ -642,13 +900,19 @@ fn compare(ledger: &Ledger, folder: &std::path::Path) -> Result<Value, String> {
     // One snapshot of the live tables, so that both sides are of the same sequence however long the replay takes.
     let live = ledger.read().map_err(|e| text(&e))?;
     let head = live.head().map_err(|e| text(&e))?;
-    let fresh = Ledger::open(folder.join("ledger.redb"), &ledger::Options::default()).map_err(|e| text(&e))?;
+    let fresh = Ledger::open(folder.join("ledger.redb"), &ledger::Options::default())
+        .map_err(|e| text(&e))?;
     crate::tables::rebuild(ledger, &fresh, head.sequence, |_| {}).map_err(|e| text(&e))?;
     let rebuilt = fresh.read().map_err(|e| text(&e))?;
     let tables = projection_tables();
     let digest = live.tables_digest(&tables).map_err(|e| text(&e))?;
     let identical = digest == rebuilt.tables_digest(&tables).map_err(|e| text(&e))?;
-    let difference = if identical { None } else { live.first_difference(&rebuilt, &tables).map_err(|e| text(&e))? };
+    let difference = if identical {
+        None
+    } else {
+        live.first_difference(&rebuilt, &tables)
+            .map_err(|e| text(&e))?
+    };
     Ok(json!({
         "identical": identical,
         "events": head.sequence,
@@ -663,7 +927,12 @@ fn ranking(tables: &Tables, host: &Host, region: &Slug) -> Option<(Served, Vec<C
     if let Some(control) = tables.control()
         && host.as_str() == format!("*.{region}.{}", control.platform_domain)
     {
-        let served = Served { project: Slug::platform(), resource: None, mode: Mode::Auto, claim: None };
+        let served = Served {
+            project: Slug::platform(),
+            resource: None,
+            mode: Mode::Auto,
+            claim: None,
+        };
         let mut ranked = state::candidates(tables, &served.project, host, region.as_str());
         selection::rank(selection::Policy::default(), served.mode, &mut ranked);
         return Some((served, ranked));
@@ -708,7 +977,9 @@ fn mode_name(tables: &Tables, mode: Mode) -> (&'static str, Option<String>) {
         Mode::Auto => ("auto", None),
         Mode::Off => ("off", None),
         Mode::Bound(id) => match tables.certificate(id) {
-            Some(certificate) if !certificate.deleted => ("bound", Some(certificate.name.to_string())),
+            Some(certificate) if !certificate.deleted => {
+                ("bound", Some(certificate.name.to_string()))
+            }
             // What was bound is deleted: selection decides again.
             _ => ("auto", None),
         },
@@ -733,33 +1004,74 @@ fn entry(tables: &Tables, region: &Slug, served: &Served, ranked: &[Candidate], 
 }
 
 /// In words, why this certificate is active, or why none is.
-fn why(tables: &Tables, served: &Served, ranked: &[Candidate], active: Option<&Candidate>, at: i64) -> String {
+fn why(
+    tables: &Tables,
+    served: &Served,
+    ranked: &[Candidate],
+    active: Option<&Candidate>,
+    at: i64,
+) -> String {
     if served.mode == Mode::Off {
         return "HTTPS is off for this host here".to_owned();
     }
     if served.resource.is_none() {
         return "the host is not attached to a resource here".to_owned();
     }
-    let name = |c: &Candidate| tables.certificate(c.certificate).map_or_else(|| c.certificate.to_string(), |row| row.name.to_string());
+    if served
+        .resource
+        .is_some_and(|resource| !state::is_served(tables, resource))
+    {
+        return "the project is suspended".to_owned();
+    }
+    let name = |c: &Candidate| {
+        tables
+            .certificate(c.certificate)
+            .map_or_else(|| c.certificate.to_string(), |row| row.name.to_string())
+    };
     let Some(active) = active else {
         return match ranked.first() {
             None => "no ready certificate of the project covers this host here".to_owned(),
-            Some(c) if at >= c.not_after => format!("the last one, {}, expired at {}", name(c), rfc3339(c.not_after)),
-            Some(c) => format!("the first one, {}, begins at {}", name(c), rfc3339(c.not_before)),
+            Some(c) if at >= c.not_after => format!(
+                "the last one, {}, expired at {}",
+                name(c),
+                rfc3339(c.not_after)
+            ),
+            Some(c) => format!(
+                "the first one, {}, begins at {}",
+                name(c),
+                rfc3339(c.not_before)
+            ),
         };
     };
     let mut reasons = Vec::new();
     match served.mode {
         Mode::Bound(id) if id == active.certificate => reasons.push("it is bound".to_owned()),
-        _ if ranked.iter().filter(|c| c.usable(at)).count() == 1 => reasons.push("it is the only usable one".to_owned()),
+        _ if ranked.iter().filter(|c| c.usable(at)).count() == 1 => {
+            reasons.push("it is the only usable one".to_owned())
+        }
         _ if active.standby => reasons.push("only standby certificates are left".to_owned()),
-        _ if active.exact && ranked.iter().any(|c| !c.exact) => reasons.push("it names the host itself".to_owned()),
+        _ if active.exact && ranked.iter().any(|c| !c.exact) => {
+            reasons.push("it names the host itself".to_owned())
+        }
         _ => reasons.push("it was put there last".to_owned()),
     }
     for passed in ranked.iter().take_while(|c| *c != active) {
-        let when = if at >= passed.not_after { "expired at" } else { "begins at" };
-        let time = if at >= passed.not_after { passed.not_after } else { passed.not_before };
-        reasons.push(format!("{} version {} {when} {}", name(passed), passed.version, rfc3339(time)));
+        let when = if at >= passed.not_after {
+            "expired at"
+        } else {
+            "begins at"
+        };
+        let time = if at >= passed.not_after {
+            passed.not_after
+        } else {
+            passed.not_before
+        };
+        reasons.push(format!(
+            "{} version {} {when} {}",
+            name(passed),
+            passed.version,
+            rfc3339(time)
+        ));
     }
     reasons.truncate(4);
     reasons.join("; ")
@@ -772,13 +1084,21 @@ fn domain(tables: &Tables, claim: &Claim) -> Value {
         .iter()
         .map(|(region, mode)| {
             let (mode, certificate) = mode_name(tables, *mode);
-            (region.to_string(), json!({"mode": mode, "certificate": certificate}))
+            (
+                region.to_string(),
+                json!({"mode": mode, "certificate": certificate}),
+            )
         })
         .collect();
     let attached: Map<String, Value> = claim
         .attached
         .iter()
-        .map(|(region, id)| (region.to_string(), json!(tables.resource(*id).map(|r| r.name))))
+        .map(|(region, id)| {
+            (
+                region.to_string(),
+                json!(tables.resource(*id).map(|r| r.name)),
+            )
+        })
         .collect();
     json!({
         "host": claim.host, "status": claim.status, "proof": claim.proof, "attached": attached, "mode": mode,
