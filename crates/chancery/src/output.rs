@@ -221,15 +221,15 @@ impl Table {
 /// One thing as `name: value` lines, aligned.
 #[derive(Debug, Default)]
 pub struct Card {
-    lines: Vec<(&'static str, String)>,
+    lines: Vec<(String, String)>,
 }
 
 impl Card {
     /// Adds a line; an empty value is left out.
-    pub fn add(&mut self, name: &'static str, value: impl Into<String>) {
+    pub fn add(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let value = value.into();
         if !value.is_empty() {
-            self.lines.push((name, value));
+            self.lines.push((name.into(), value));
         }
     }
 
@@ -276,7 +276,15 @@ pub fn when(text: &str) -> String {
 
 fn when_seen_from(text: &str, now: i64) -> String {
     match wire::envelope::micros(text) {
-        Some(micros) => format!("{text} ({})", distance(micros.div_euclid(1_000_000) - now)),
+        Some(micros) => {
+            // Parts of a second tell people nothing; programs get the text as it is.
+            let seconds = micros.div_euclid(1_000_000);
+            format!(
+                "{} ({})",
+                wire::envelope::rfc3339(seconds),
+                distance(seconds - now)
+            )
+        }
         None => text.to_owned(),
     }
 }
@@ -337,6 +345,14 @@ mod tests {
                 "längere  ?[31mred",
                 "-        x"
             ]
+        );
+    }
+
+    #[test]
+    fn parts_of_a_second_are_left_out() {
+        assert_eq!(
+            when_seen_from("1970-01-01T00:00:05.123456Z", 0),
+            "1970-01-01T00:00:05Z (in 5 seconds)"
         );
     }
 

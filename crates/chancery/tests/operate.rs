@@ -69,11 +69,21 @@ struct Instance {
 
 impl Instance {
     fn start() -> Self {
+        Self::configured(None)
+    }
+
+    fn configured(config: Option<&str>) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let log = std::fs::File::create(home.path().join("up.log")).expect("a log");
-        let child = chancery(home.path())
+        let mut command = chancery(home.path());
+        command
             .args(["up", "--json", "--state"])
-            .arg(home.path().join("state"))
+            .arg(home.path().join("state"));
+        if let Some(config) = config {
+            std::fs::write(home.path().join("config.toml"), config).expect("written");
+            command.arg("--config").arg(home.path().join("config.toml"));
+        }
+        let child = command
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -688,4 +698,46 @@ fn commands_are_safe_to_repeat_and_rights_are_kept() {
         told.starts_with("error[not_found]: ") && told.contains("docs/errors/not_found"),
         "{told}"
     );
+}
+
+/// `rate_limited` passes: the same command is sent again when the answer says so, and people notice only that it takes
+/// longer. Without that, the second of these would be refused.
+#[test]
+fn who_is_told_to_wait_waits_and_asks_again() {
+    let instance = Instance::configured(Some(
+        "state = 'unused'\n[control]\ncommands_per_second = 4\ncommand_burst = 1\n\
+         [[edge]]\nregion = 'local'\nname = 'local-1'\nhttps = '127.0.0.1:0'\n",
+    ));
+    instance.done(&["project", "create", "acme"]);
+    let creds = instance.path("alice.creds");
+    let creds = creds.to_str().expect("utf-8");
+    instance.done(&[
+        "access",
+        "create",
+        "alice",
+        "--project",
+        "acme",
+        "--out",
+        creds,
+    ]);
+    let begun = Instant::now();
+    for host in [
+        "a.example.com",
+        "b.example.com",
+        "c.example.com",
+        "d.example.com",
+    ] {
+        instance.done(&["--creds", creds, "domain", "add", host]);
+    }
+    assert!(
+        begun.elapsed() > Duration::from_millis(500),
+        "nobody was told to wait: {:?}",
+        begun.elapsed()
+    );
+    let (_, events) = instance.json(&["events", "replay", "--project", "acme"]);
+    let added = events
+        .iter()
+        .filter(|e| e["type"] == "dev.chancery.domain.added.v1")
+        .count();
+    assert_eq!(added, 4, "each happened once");
 }

@@ -78,7 +78,9 @@ pub(super) async fn run(global: &Global, command: Access, out: &Out) -> Result<E
             listing(out, &items, |views: Vec<View>| {
                 let mut table = Table::new(&["project", "name", "rights", "expires", "revoked"]);
                 for view in views {
-                    let rights = if view.rights.is_empty() {
+                    let rights = if view.rights.iter().all(|right| right.ends_with(".>"))
+                        && view.rights.len() != 1
+                    {
                         "all".to_owned()
                     } else {
                         list(&view.rights, 4)

@@ -19,6 +19,9 @@ struct Answer {
     regions: Vec<serde_json::Map<String, Value>>,
     #[serde(default)]
     revision: Option<u64>,
+    /// That of the claim, when no region serves the host.
+    #[serde(default)]
+    status: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,7 +90,12 @@ pub(super) async fn run(client: &Client, query: Host, out: &Out) -> Result<ExitC
     if answer.regions.is_empty() {
         return Err(Failure::problem(
             Code::NotFound,
-            "no region knows this host",
+            match answer.status {
+                Some(status) => {
+                    format!("no region serves this host; the project's claim to it is {status}")
+                }
+                None => "no region serves this host".to_owned(),
+            },
             "`chancery domain show HOST` tells whether it is claimed, proven and attached",
         ));
     }
@@ -157,15 +165,18 @@ fn show(host: &str, region: &Region, out: &Out) {
     card.add("evidence", evidence);
     if let Some(edges) = &region.edges {
         let behind: Vec<_> = edges.behind.iter().map(super::status::text).collect();
-        let behind = if behind.is_empty() {
-            String::new()
-        } else {
-            format!("; behind: {}", list(&behind, 10))
+        let behind = match behind.is_empty() {
+            true => String::new(),
+            false => format!("; behind: {}", list(&behind, 10)),
         };
-        card.add(
-            "edges",
-            format!("{} of {} serve this{behind}", edges.applied, edges.of),
-        );
+        let edges = match edges.of {
+            0 => "none is healthy".to_owned(),
+            of => format!(
+                "{of} healthy, all at sequence {} or later{behind}",
+                edges.applied
+            ),
+        };
+        card.add("edges", edges);
     }
     card.print(out);
 }

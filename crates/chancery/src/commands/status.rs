@@ -50,14 +50,17 @@ pub(super) async fn run(client: &Client, out: &Out) -> Result<ExitCode> {
             card.add(name, line);
         }
     }
-    card.print(out);
-    for (name, part) in view
+    // `ok` says the same as the list of problems.
+    let others = view
         .parts
         .iter()
-        .filter(|(name, _)| !SHOWN.contains(&name.as_str()))
-    {
-        out.say(format!("{name}  {}", text(part)));
+        .filter(|(name, _)| *name != "ok" && !SHOWN.contains(&name.as_str()));
+    for (name, part) in others {
+        for line in lines(part) {
+            card.add(name.as_str(), line);
+        }
     }
+    card.print(out);
     if view.problems.is_empty() {
         out.say("nothing is wrong");
     }
@@ -67,11 +70,13 @@ pub(super) async fn run(client: &Client, out: &Out) -> Result<ExitCode> {
     Ok(verdict(view.problems.is_empty()))
 }
 
-/// A part as lines: a list has one for each item, all else has one.
+/// A part as lines: a list of things has one for each, all else has one.
 fn lines(part: &Value) -> Vec<String> {
     match part {
         Value::Array(items) if items.is_empty() => vec!["none".to_owned()],
-        Value::Array(items) => items.iter().map(text).collect(),
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().map(text).collect()
+        }
         Value::Null => Vec::new(),
         other => vec![text(other)],
     }
