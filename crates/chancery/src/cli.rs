@@ -15,9 +15,10 @@ use lifecycle::names::Slug;
 const AFTER: &str = "\
 Exit status: 0 done, 1 refused, rejected or \"no\", 2 could not run or wrong usage, 3 waited in vain.
 
-Connection: the flags --server, --creds or --nkey and --project; else CHANCERY_SERVER, CHANCERY_CREDS, CHANCERY_NKEY and
+Connection: the flags --server, --creds or --nkey and --project; else CHANCERY_SERVER, CHANCERY_CREDS, CHANCERY_NKEY and \
 CHANCERY_PROJECT; else the context file (--context, CHANCERY_CONTEXT or $XDG_CONFIG_HOME/chancery/context.toml).
-CHANCERY_LOG filters what is logged to stderr (for example CHANCERY_LOG=debug); CHANCERY_LOG_FORMAT=json makes it JSON.
+
+CHANCERY_LOG filters what is logged to stderr, as in CHANCERY_LOG=debug; CHANCERY_LOG_FORMAT=json makes it JSON.
 
 Example:
   chancery certificate add site --chain chain.pem --key key.pem --region local";
@@ -496,7 +497,7 @@ pub enum Domain {
 pub enum Certificate {
     /// Upload a certificate; its key is sealed here before it leaves
     #[command(
-        after_help = "A chain file that also holds the key is taken as well. The answer comes once the certificate is accepted; it is\nserved as soon as it is verified.\n\nExample:\n  chancery certificate add site --chain chain.pem --key key.pem --region local"
+        after_help = "A chain file that also holds the key is taken as well. The answer comes once the certificate is accepted; it is served as soon as it is verified.\n\nExample:\n  chancery certificate add site --chain chain.pem --key key.pem --region local"
     )]
     Add {
         /// Its name, unique in the project

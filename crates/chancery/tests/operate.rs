@@ -60,44 +60,52 @@ fn lines(stdout: ChildStdout) -> Receiver<String> {
     receive
 }
 
-/// One instance with everything, and the way to talk to it.
+/// One instance, and the way to talk to it as its operator.
 struct Instance {
     home: tempfile::TempDir,
     environment: HashMap<String, String>,
     up: Running,
 }
 
+/// Starts a server and reads its ready line.
+fn serve(home: &Path, log: &str, words: &[&str]) -> (Running, Value) {
+    let file = std::fs::File::create(home.join(log)).expect("a log");
+    let child = chancery(home)
+        .args(words)
+        .arg("--json")
+        .stdout(Stdio::piped())
+        .stderr(file)
+        .spawn();
+    let mut server = Running(child.expect("the binary runs"));
+    let lines = lines(server.0.stdout.take().expect("piped"));
+    match lines.recv_timeout(LIMIT) {
+        Ok(line) => {
+            let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
+            assert_eq!(ready["event"], "ready");
+            (server, ready)
+        }
+        Err(_) => {
+            let log = std::fs::read_to_string(home.join(log)).unwrap_or_default();
+            panic!("{words:?}: no ready line; the log says:\n{log}");
+        }
+    }
+}
+
 impl Instance {
-    fn start() -> Self {
-        Self::configured(None)
+    /// `chancery up` with these words more.
+    fn up(words: &[&str]) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let state = home.path().join("state");
+        let state = ["up", "--state", state.to_str().expect("utf-8")];
+        Self::of(home, &[&state, words].concat())
     }
 
-    fn configured(config: Option<&str>) -> Self {
-        let home = tempfile::tempdir().expect("a folder");
-        let log = std::fs::File::create(home.path().join("up.log")).expect("a log");
-        let mut command = chancery(home.path());
-        command
-            .args(["up", "--json", "--state"])
-            .arg(home.path().join("state"));
-        if let Some(config) = config {
-            std::fs::write(home.path().join("config.toml"), config).expect("written");
-            command.arg("--config").arg(home.path().join("config.toml"));
-        }
-        let child = command
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the binary runs");
-        let mut up = Running(child);
-        let lines = lines(up.0.stdout.take().expect("piped"));
-        let ready = match lines.recv_timeout(LIMIT) {
-            Ok(line) => serde_json::from_str::<Value>(&line).expect("the ready line is JSON"),
-            Err(_) => {
-                let log = std::fs::read_to_string(home.path().join("up.log")).unwrap_or_default();
-                panic!("no ready line; the log says:\n{log}");
-            }
-        };
-        assert_eq!(ready["event"], "ready");
+    fn start() -> Self {
+        Self::up(&[])
+    }
+
+    fn of(home: tempfile::TempDir, words: &[&str]) -> Self {
+        let (up, ready) = serve(home.path(), "up.log", words);
         let environment = serde_json::from_value(ready["env"].clone()).expect("variables");
         Self {
             home,
@@ -704,10 +712,12 @@ fn commands_are_safe_to_repeat_and_rights_are_kept() {
 /// longer. Without that, the second of these would be refused.
 #[test]
 fn who_is_told_to_wait_waits_and_asks_again() {
-    let instance = Instance::configured(Some(
-        "state = 'unused'\n[control]\ncommands_per_second = 4\ncommand_burst = 1\n\
-         [[edge]]\nregion = 'local'\nname = 'local-1'\nhttps = '127.0.0.1:0'\n",
-    ));
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.toml");
+    let text = "state = 'unused'\n[control]\ncommands_per_second = 4\ncommand_burst = 1\n\
+                [[edge]]\nregion = 'local'\nname = 'local-1'\nhttps = '127.0.0.1:0'\n";
+    std::fs::write(&config, text).expect("written");
+    let instance = Instance::up(&["--config", config.to_str().expect("utf-8")]);
     instance.done(&["project", "create", "acme"]);
     let creds = instance.path("alice.creds");
     let creds = creds.to_str().expect("utf-8");
@@ -740,4 +750,64 @@ fn who_is_told_to_wait_waits_and_asks_again() {
         .filter(|e| e["type"] == "dev.chancery.domain.added.v1")
         .count();
     assert_eq!(added, 4, "each happened once");
+}
+
+/// The roles apart: a control plane without edges, and an edge that enrols with a token that a person brought.
+#[test]
+fn an_edge_joins_from_another_process() {
+    let home = tempfile::tempdir().expect("a folder");
+    let control = "state = 'control'\nroles = ['nats', 'control']\n[control]\nregions = ['eu-1']\n";
+    let path = home.path().join("control.toml");
+    std::fs::write(&path, control).expect("written");
+    let instance = Instance::of(home, &["serve", "--config", path.to_str().expect("utf-8")]);
+    let token = instance.path("edge.token");
+    instance.done(&[
+        "edge",
+        "enrol",
+        "eu-1",
+        "edge-7",
+        "--out",
+        token.to_str().expect("utf-8"),
+    ]);
+    let (status, _) = instance.json(&["status"]);
+    assert_eq!(
+        status,
+        Some(1),
+        "a region without an edge is something that is wrong"
+    );
+
+    let server = &instance.environment["CHANCERY_SERVER"];
+    let edge = instance.write(
+        "edge.toml",
+        &format!(
+            "state = 'edge'\nroles = ['edge']\n[nats]\nurl = '{server}'\n\
+             [[edge]]\nregion = 'eu-1'\nname = 'edge-7'\nhttps = '127.0.0.1:0'\ntoken = 'edge.token'\n"
+        ),
+    );
+    let (mut edge, ready) = serve(
+        instance.home.path(),
+        "edge.log",
+        &["serve", "--config", &edge],
+    );
+    assert_eq!(ready["https"][0]["region"], "eu-1");
+
+    // The edge reports on its own time; `status` turns good once it has.
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (status, told) = instance.json(&["status"]);
+        if status == Some(0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told:?}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    assert!(
+        instance
+            .read(&["edge", "list", "--region", "eu-1"])
+            .contains("healthy")
+    );
+    instance.done(&["edge", "evict", "eu-1", "edge-7"]);
+    assert!(instance.read(&["edge", "list"]).contains("evicted"));
+    edge.signal(rustix::process::Signal::TERM);
+    assert_eq!(edge.end(), Some(0));
 }

@@ -31,6 +31,7 @@ struct Region {
     project: Option<String>,
     resource: Option<String>,
     mode: Option<String>,
+    bound: Option<String>,
     active: Option<Candidate>,
     fallbacks: Vec<Candidate>,
     runway_until: Option<String>,
@@ -127,7 +128,12 @@ fn show(host: &str, region: &Region, out: &Out) {
     card.add("region", region.region.clone());
     card.add("project", text(&region.project));
     card.add("resource", text(&region.resource));
-    card.add("mode", text(&region.mode));
+    let bound = region
+        .bound
+        .as_ref()
+        .map(|name| format!(" to {name}"))
+        .unwrap_or_default();
+    card.add("mode", format!("{}{bound}", text(&region.mode)));
     card.add(
         "active",
         region.active.as_ref().map_or(
