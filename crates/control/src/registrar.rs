@@ -155,6 +155,8 @@ pub struct Registrar {
     time: i64,
     pending: Vec<(Ask, oneshot::Sender<Answer>)>,
     scheduled: bool,
+    /// What the planted bug `answer-before-fsync` has told already and not yet committed.
+    late: Option<Decided>,
     observed: Arc<std::sync::Mutex<Observed>>,
 }
 
@@ -218,6 +220,7 @@ impl Registrar {
             time: 0,
             pending: Vec::new(),
             scheduled: false,
+            late: None,
             observed,
         };
         registrar.learn_time()?;
@@ -383,7 +386,7 @@ impl Registrar {
             };
             let mut building = Building::new(&tables, self.writer.head());
             building.add(&ask, events, self.now(), &self.log_id)?;
-            match self.commit(building) {
+            match self.commit(building.done()) {
                 Ok(()) => return Ok(()),
                 Err(CommitError::Fenced) => self.catch_up()?,
                 Err(CommitError::Halt(error)) => return Err(error),
@@ -461,23 +464,26 @@ impl Registrar {
         let mut admitted = Vec::with_capacity(asks.len());
         for (ask, answer) in asks {
             // An operator's work, an import for instance, is not held up by what protects the log from tenants.
-            if !ask.is_internal() && !ask.asker.operator && !self.is_repeat(&ask) {
-                if let Err(after) = self.admit(&ask.project) {
-                    self.observe(|o| o.limited += 1);
-                    let mut problem = Problem::later(
-                        Code::RateLimited,
-                        "the project has sent too many commands",
-                        after.max(10),
-                    );
-                    problem.id = Some(ask.id);
-                    let _ = answer.send(Answer::Problem(Box::new(problem)));
-                    continue;
-                }
+            let users = !ask.is_internal() && !ask.asker.operator;
+            if users
+                && !self.is_repeat(&ask)
+                && let Err(after) = self.admit(&ask.project)
+            {
+                self.observe(|o| o.limited += 1);
+                let mut problem = Problem::later(
+                    Code::RateLimited,
+                    "the project has sent too many commands",
+                    after.max(10),
+                );
+                problem.id = Some(ask.id);
+                let _ = answer.send(Answer::Problem(Box::new(problem)));
+                continue;
             }
             admitted.push((ask, answer));
         }
         let mut queue = std::collections::VecDeque::from(admitted);
         while !queue.is_empty() {
+            self.commit_late();
             let tables = Tables::of(&self.ledger);
             let mut building = Building::new(&tables, self.writer.head());
             let mut taken = Vec::new();
@@ -490,8 +496,11 @@ impl Registrar {
             }
             let committed = if building.messages.is_empty() {
                 Ok(())
+            } else if faults::planted("answer-before-fsync") {
+                self.late = Some(building.done());
+                Ok(())
             } else {
-                self.commit(building)
+                self.commit(building.done())
             };
             match committed {
                 Ok(()) => self.answer(taken),
@@ -547,22 +556,15 @@ impl Registrar {
     }
 
     /// C4 to C6.
-    fn commit(&mut self, building: Building<'_>) -> Result<(), CommitError> {
+    fn commit(&mut self, decided: Decided) -> Result<(), CommitError> {
         let head = self.writer.head();
-        let Building {
-            overlay,
+        let Decided {
             messages,
             batch,
-            objects,
             time,
-            ..
-        } = building;
-        let mut batch = batch;
-        batch.changes = ledger_changes(overlay.into_changes());
-        batch.objects = objects;
+        } = decided;
         let log = Arc::clone(&self.log);
         faults::point("registrar-before-append");
-        let planted = faults::planted("answer-before-fsync");
         let appended = self.wait(async move { log.append(head.sequence, &messages).await });
         match appended {
             Ok(appended) if appended.last == head.sequence + batch.records.len() as u64 => {}
@@ -579,7 +581,7 @@ impl Registrar {
             Err(error) => return Err(CommitError::Halt(StartError::Log(error))),
         }
         faults::point("registrar-before-ledger");
-        if !planted && let Err(error) = self.writer.append(&batch) {
+        if let Err(error) = self.writer.append(&batch) {
             if error.is_refusal() {
                 return Err(CommitError::Halt(StartError::Apply(ApplyError::Ledger(
                     error,
@@ -590,6 +592,14 @@ impl Registrar {
         self.time = time.max(self.time);
         faults::point("registrar-after-ledger");
         Ok(())
+    }
+
+    /// The second half of the planted bug `answer-before-fsync`: the commit of what was told as done before it was.
+    fn commit_late(&mut self) {
+        let Some(late) = self.late.take() else { return };
+        if let Err(CommitError::Halt(error)) = self.commit(late) {
+            self.halt(&error, std::iter::empty());
+        }
     }
 
     /// C7: what was decided is durable in the log and in this ledger; now it may be told.
@@ -660,6 +670,13 @@ enum Fate {
     Refused(Box<Problem>),
 }
 
+/// A batch that was decided: what the log gets, and what the ledger gets once the log has it.
+struct Decided {
+    messages: Vec<(String, Bytes)>,
+    batch: Batch,
+    time: i64,
+}
+
 /// A batch that is being decided on speculative state.
 struct Building<'a> {
     overlay: Overlay<'a, Tables>,
@@ -688,6 +705,18 @@ impl<'a> Building<'a> {
             scopes: HashMap::new(),
             outcomes: HashMap::new(),
             time: 0,
+        }
+    }
+
+    /// Ends the deciding.
+    fn done(self) -> Decided {
+        let mut batch = self.batch;
+        batch.changes = ledger_changes(self.overlay.into_changes());
+        batch.objects = self.objects;
+        Decided {
+            messages: self.messages,
+            batch,
+            time: self.time,
         }
     }
 
@@ -968,8 +997,14 @@ impl Handler<Ask> for Registrar {
 impl Handler<Flush> for Registrar {
     type Result = ();
 
-    fn handle(&mut self, _: Flush, _: &mut Self::Context) {
+    fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
         self.flush();
+        if self.late.is_some() {
+            // The answers leave only once this thread is free again.
+            ctx.run_later(std::time::Duration::from_millis(20), |registrar, _| {
+                registrar.commit_late();
+            });
+        }
     }
 }
 
