@@ -482,10 +482,7 @@ impl Views {
         {
             return Err(not_found("region"));
         }
-        let sequence = match at {
-            None => None,
-            Some(at) => Some(self.sequence_at(&tables, at)),
-        };
+        let sequence = at.map(|at| self.sequence_at(&tables, at));
         let regions = query
             .region
             .clone()

@@ -73,14 +73,86 @@ pub struct Facts {
     pub chain: Vec<Digest>,
     /// DNS names of the leaf, lower-case A-labels, wildcards included; at most 250.
     pub names: Vec<String>,
-    /// First second of validity, Unix time.
+    /// First second of validity, Unix time; RFC 3339 in events.
+    #[serde(with = "second")]
     pub not_before: i64,
-    /// Last second of validity, Unix time.
+    /// Last second of validity, Unix time; RFC 3339 in events.
+    #[serde(with = "second")]
     pub not_after: i64,
     /// The leaf's key.
     pub key: KeyKind,
     /// SHA-256 of the leaf's SubjectPublicKeyInfo.
     pub spki: Digest,
+}
+
+/// A time to the second: RFC 3339 in UTC in text formats, Unix seconds in rows.
+pub mod second {
+    use serde::{Deserialize, Deserializer, Serializer, de, ser};
+    use time::OffsetDateTime;
+    use time::format_description::well_known::Rfc3339;
+
+    fn text(seconds: i64) -> Option<String> {
+        OffsetDateTime::from_unix_timestamp(seconds)
+            .ok()?
+            .format(&Rfc3339)
+            .ok()
+    }
+
+    fn read(text: &str) -> Option<i64> {
+        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        Some(time.unix_timestamp())
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// For a text format, a year beyond 9999; and those of the format.
+    pub fn serialize<S: Serializer>(seconds: &i64, to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() {
+            to.serialize_str(
+                &text(*seconds).ok_or_else(|| ser::Error::custom("a time beyond the year 9999"))?,
+            )
+        } else {
+            to.serialize_i64(*seconds)
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is not a time, and those of the format.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+        if from.is_human_readable() {
+            let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+            read(&text).ok_or_else(|| de::Error::custom("not a time in RFC 3339"))
+        } else {
+            i64::deserialize(from)
+        }
+    }
+
+    /// The same, or none.
+    pub mod optional {
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        #[derive(Serialize, Deserialize)]
+        struct Second(#[serde(with = "super")] i64);
+
+        /// Writes it.
+        ///
+        /// # Errors
+        /// As for one that is there.
+        pub fn serialize<S: Serializer>(seconds: &Option<i64>, to: S) -> Result<S::Ok, S::Error> {
+            seconds.map(Second).serialize(to)
+        }
+
+        /// Reads it.
+        ///
+        /// # Errors
+        /// As for one that is there.
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
+            Ok(Option::<Second>::deserialize(from)?.map(|second| second.0))
+        }
+    }
 }
 
 macro_rules! events {
@@ -175,7 +247,7 @@ events! {
         /// Subject patterns below the project, as `cmd.certificate.*`.
         rights: Vec<String>,
         /// When it ends, Unix seconds.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "second::optional")]
         expires: Option<i64>,
     }
     /// Somebody may no longer act for a project.

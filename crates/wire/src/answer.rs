@@ -68,7 +68,10 @@ impl Problem {
 
     /// A problem with several reasons.
     pub fn of(reasons: Vec<Reason>) -> Self {
-        let first = reasons.first().cloned().unwrap_or_else(|| Reason::new(Code::Malformed, "no reason is known", ""));
+        let first = reasons
+            .first()
+            .cloned()
+            .unwrap_or_else(|| Reason::new(Code::Malformed, "no reason is known", ""));
         Self {
             kind: format!("urn:chancery:error:{}", first.code),
             title: title(first.code).to_owned(),
@@ -84,7 +87,11 @@ impl Problem {
 
     /// A problem that passes: try again with the same id after so many milliseconds.
     pub fn later(code: Code, message: impl Into<String>, after_ms: u64) -> Self {
-        let mut problem = Self::new(code, message, format!("try again with the same id in {after_ms} ms"));
+        let mut problem = Self::new(
+            code,
+            message,
+            format!("try again with the same id in {after_ms} ms"),
+        );
         problem.retry_after_ms = Some(after_ms);
         problem
     }
@@ -108,7 +115,9 @@ impl Answer {
     /// As JSON.
     pub fn to_json(&self) -> Vec<u8> {
         match self {
-            Answer::Accepted(accepted) => serde_json::to_vec(accepted).expect("an acceptance is plain data"),
+            Answer::Accepted(accepted) => {
+                serde_json::to_vec(accepted).expect("an acceptance is plain data")
+            }
             Answer::Problem(problem) => problem.to_json(),
         }
     }
@@ -119,7 +128,8 @@ impl Answer {
     /// Those of the JSON parser.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_slice(bytes)?;
-        if value.get("code").is_some() && value.get("status").is_some_and(serde_json::Value::is_u64) {
+        if value.get("code").is_some() && value.get("status").is_some_and(serde_json::Value::is_u64)
+        {
             serde_json::from_value(value).map(|p| Answer::Problem(Box::new(p)))
         } else {
             serde_json::from_value(value).map(Answer::Accepted)

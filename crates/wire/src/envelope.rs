@@ -33,7 +33,9 @@ pub enum Error {
     #[error("not an event: {0}")]
     Json(#[from] serde_json::Error),
     /// A type that this release does not know: a newer one wrote it.
-    #[error("unknown event type {0}: a newer release wrote it; upgrade this node before it goes on")]
+    #[error(
+        "unknown event type {0}: a newer release wrote it; upgrade this node before it goes on"
+    )]
     UnknownType(String),
     /// An attribute is not what it should be.
     #[error("the attribute {0} is malformed")]
@@ -157,18 +159,32 @@ impl Envelope {
         let shape: Shape<'_> = serde_json::from_slice(bytes)?;
         let unknown = || Error::UnknownType(shape.kind.clone().into_owned());
         // The place for upcasts: a type of an older version is brought to today's data before it is read. There is none yet.
-        let name = shape.kind.strip_prefix(TYPE_PREFIX).and_then(|k| k.strip_suffix(".v1")).ok_or_else(unknown)?;
+        let name = shape
+            .kind
+            .strip_prefix(TYPE_PREFIX)
+            .and_then(|k| k.strip_suffix(".v1"))
+            .ok_or_else(unknown)?;
         let mut data = serde_json::Deserializer::from_str(shape.data.get());
         let event = Event::deserialize_data(name, &mut data).ok_or_else(unknown)??;
         Ok(Self {
-            log: shape.source.strip_prefix("urn:chancery:log:").ok_or(Error::Attribute("source"))?.to_owned(),
+            log: shape
+                .source
+                .strip_prefix("urn:chancery:log:")
+                .ok_or(Error::Attribute("source"))?
+                .to_owned(),
             sequence: number(&shape.sequence, "sequence")?,
             project: Slug::name(&shape.project).map_err(|_| Error::Attribute("project"))?,
             project_sequence: number(&shape.projectseq, "projectseq")?,
             time: micros(&shape.time).ok_or(Error::Attribute("time"))?,
-            prevhash: shape.prevhash.parse().map_err(|_| Error::Attribute("prevhash"))?,
+            prevhash: shape
+                .prevhash
+                .parse()
+                .map_err(|_| Error::Attribute("prevhash"))?,
             command: CommandRef {
-                id: shape.commandid.parse().map_err(|_| Error::Attribute("commandid"))?,
+                id: shape
+                    .commandid
+                    .parse()
+                    .map_err(|_| Error::Attribute("commandid"))?,
                 space: shape.commandspace.into_owned(),
                 index: number(&shape.commandindex, "commandindex")?,
                 count: number(&shape.commandcount, "commandcount")?,
@@ -186,7 +202,13 @@ impl Envelope {
 
     /// The event as the tables take it.
     pub fn recorded(self) -> Recorded {
-        Recorded { sequence: self.sequence, project: self.project, time: self.time, actor: self.actor, event: self.event }
+        Recorded {
+            sequence: self.sequence,
+            project: self.project,
+            time: self.time,
+            actor: self.actor,
+            event: self.event,
+        }
     }
 }
 
@@ -245,8 +267,16 @@ impl Position {
             sequence: number(&head.sequence, "sequence")?,
             project: head.project.into_owned(),
             project_sequence: number(&head.projectseq, "projectseq")?,
-            prevhash: head.prevhash.parse().map_err(|_| Error::Attribute("prevhash"))?,
-            name: head.kind.strip_prefix(TYPE_PREFIX).and_then(|k| k.rsplit_once(".v")).map_or("", |(n, _)| n).to_owned(),
+            prevhash: head
+                .prevhash
+                .parse()
+                .map_err(|_| Error::Attribute("prevhash"))?,
+            name: head
+                .kind
+                .strip_prefix(TYPE_PREFIX)
+                .and_then(|k| k.rsplit_once(".v"))
+                .map_or("", |(n, _)| n)
+                .to_owned(),
             index: number(&head.commandindex, "commandindex")?,
             count: number(&head.commandcount, "commandcount")?,
             command: head.commandid.into_owned(),
@@ -261,7 +291,8 @@ fn number<N: std::str::FromStr>(text: &str, name: &'static str) -> Result<N, Err
 
 const MICROS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-const SECONDS: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+const SECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
 
 /// Unix microseconds as RFC 3339 in UTC with six digits of a second.
 pub fn rfc3339_micros(time: i64) -> String {

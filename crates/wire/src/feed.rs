@@ -72,9 +72,13 @@ impl Key {
     /// SHA-256 of the parts with a NUL between them.
     fn hashed(kind: Kind, parts: &[&str]) -> Self {
         let mut id = [0; 32];
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parts.join("\0").as_bytes());
+        let hash =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parts.join("\0").as_bytes());
         id.copy_from_slice(hash.as_ref());
-        Self { kind, id: Digest(id) }
+        Self {
+            kind,
+            id: Digest(id),
+        }
     }
 }
 
@@ -322,5 +326,6 @@ pub struct Report {
 
 /// The bytes of a message or a row.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, bincode::config::standard()).expect("feed shapes are plain data, which bincode can always encode")
+    bincode::serde::encode_to_vec(value, bincode::config::standard())
+        .expect("feed shapes are plain data, which bincode can always encode")
 }

@@ -97,12 +97,20 @@ pub struct EdgeEnrol {
 /// The refusal: an unknown subject, or a body that is not of its form. What was sent is never quoted.
 pub fn parse(project: &str, noun: &str, verb: &str, body: &[u8]) -> Result<Asked, Problem> {
     if body.len() > BODY_MAX {
-        return Err(Problem::new(Code::TooLarge, format!("the body has {} bytes of at most {BODY_MAX}", body.len()), ""));
+        return Err(Problem::new(
+            Code::TooLarge,
+            format!("the body has {} bytes of at most {BODY_MAX}", body.len()),
+            "",
+        ));
     }
     let name = format!("{noun}.{verb}");
     let platform = subject::PLATFORM_COMMANDS.contains(&name.as_str());
     if platform && project != lifecycle::names::PLATFORM {
-        return Err(Problem::new(Code::Unauthorized, "only an operator has this command, below cmd.platform", ""));
+        return Err(Problem::new(
+            Code::Unauthorized,
+            "only an operator has this command, below cmd.platform",
+            "",
+        ));
     }
     macro_rules! ready {
         ($type:ident) => {
@@ -142,7 +150,11 @@ pub fn parse(project: &str, noun: &str, verb: &str, body: &[u8]) -> Result<Asked
             in_clear(body)?;
             read(body).map(Asked::Replace)
         }
-        _ => Err(Problem::new(Code::NotFound, "there is no command of this name", "`chancery --help` lists them")),
+        _ => Err(Problem::new(
+            Code::NotFound,
+            "there is no command of this name",
+            "`chancery --help` lists them",
+        )),
     }
 }
 
@@ -183,7 +195,11 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 /// The refusal.
 pub fn parse_query<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.len() > BODY_MAX {
-        return Err(Problem::new(Code::TooLarge, format!("the body has {} bytes of at most {BODY_MAX}", body.len()), ""));
+        return Err(Problem::new(
+            Code::TooLarge,
+            format!("the body has {} bytes of at most {BODY_MAX}", body.len()),
+            "",
+        ));
     }
     read(if body.is_empty() { b"{}" } else { body })
 }
