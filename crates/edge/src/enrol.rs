@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
+use async_nats::{ConnectErrorKind, ConnectOptions};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ const BEGUN: &str = "enrolling.sealed";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one answer is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before asking again.
+const RETRY: Duration = Duration::from_millis(100);
 /// The longest token that is read, in characters.
 const TOKEN_MAX: usize = 16 << 10;
 
@@ -191,9 +193,10 @@ pub(crate) async fn enrol(
     }
     let keys = begun_keys(folder, local)?;
     let url = nats.unwrap_or(&token.nats);
-    let answer = match tokio::time::timeout(TIMEOUT, ask(&token, url, &keys)).await {
+    let mut last = "the time is over".to_owned();
+    let answer = match tokio::time::timeout(TIMEOUT, ask(&token, url, &keys, &mut last)).await {
         Ok(answer) => answer?,
-        Err(_) => return Err(Error::NoAnswer("the time is over".to_owned())),
+        Err(_) => return Err(Error::NoAnswer(last)),
     };
     let unreadable = || Error::Refused("the answer cannot be read".to_owned());
     let region_key = HEXLOWER
@@ -237,7 +240,12 @@ fn begun_keys(folder: &Path, local: &LocalKey) -> Result<EdgeKeys, Error> {
     }
 }
 
-async fn ask(token: &EnrolmentToken, url: &str, keys: &EdgeKeys) -> Result<EnrolResponse, Error> {
+async fn ask(
+    token: &EnrolmentToken,
+    url: &str,
+    keys: &EdgeKeys,
+    last: &mut String,
+) -> Result<EnrolResponse, Error> {
     let seed: [u8; 32] = keys
         .danger_nkey_seed()
         .expose()
@@ -255,12 +263,27 @@ async fn ask(token: &EnrolmentToken, url: &str, keys: &EdgeKeys) -> Result<Enrol
         .map_err(|_| Error::Token)?
         .name(format!("enrol-{}-{}", token.region, token.edge))
         .custom_inbox_prefix(format!("_INBOX.{}.{}", token.region, token.edge))
-        .request_timeout(Some(ANSWER_TIMEOUT))
-        .retry_on_initial_connect();
-    let client = options
-        .connect(url)
-        .await
-        .map_err(|error| Error::NoAnswer(error.to_string()))?;
+        .request_timeout(Some(ANSWER_TIMEOUT));
+    let client = loop {
+        match options.clone().connect(url).await {
+            Ok(client) => break client,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
+                ) =>
+            {
+                return Err(Error::Refused(
+                    "the token has been used or is too old; take a new one".to_owned(),
+                ));
+            }
+            // Upstream may be starting as well; the caller bounds how long this goes on.
+            Err(error) => {
+                *last = error.to_string();
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
     let subject = subject::edge(token.region.as_str(), token.edge.as_str(), "enrol");
     loop {
         match client.request(subject.clone(), body.clone().into()).await {
@@ -268,10 +291,9 @@ async fn ask(token: &EnrolmentToken, url: &str, keys: &EdgeKeys) -> Result<Enrol
                 return serde_json::from_slice(&answer.payload)
                     .map_err(|_| Error::Refused(refusal(&answer.payload)));
             }
-            // Upstream may be starting as well; the caller bounds how long this goes on.
             Err(error) => {
-                tracing::debug!(%error, "enrolment got no answer yet");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                *last = error.to_string();
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

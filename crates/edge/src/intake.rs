@@ -7,7 +7,7 @@ use wire::feed::{Chunk, Cursor, Delta, FORMAT, Message, SIGNING_CONTEXT, Signed}
 use crate::clock::Clock;
 use crate::resolve::Resolver;
 use crate::status::{Problem, Status};
-use crate::store::{Applied, Error, Load, Position, Store};
+use crate::store::{Applied, Chain, Error, Load, Position, Store};
 
 /// The longest message that is read, in bytes. The server's own limit is far below it.
 const MESSAGE_MAX: usize = 8 << 20;
@@ -17,6 +17,8 @@ const MESSAGE_MAX: usize = 8 << 20;
 pub enum Next {
     /// Nothing: this edge holds all that it knows of.
     Nothing,
+    /// Nothing now: what came was refused, so an answer that was waited for is still to come.
+    Refused,
     /// The deltas from the edge's position on.
     Sync,
     /// The part of a snapshot at this cursor; None asks for the first.
@@ -40,6 +42,8 @@ pub(crate) struct Intake {
     status: Arc<Status>,
     clock: Clock,
     load: Option<Load>,
+    /// The cursor at which the load was last begun or taken up again.
+    resumed: Option<Cursor>,
 }
 
 impl Intake {
@@ -55,6 +59,7 @@ impl Intake {
             status,
             clock,
             load: None,
+            resumed: None,
         }
     }
 
@@ -83,28 +88,31 @@ impl Intake {
     }
 
     fn settle(&self, outcome: Result<Next, Refused>, before: Next) -> Next {
-        match outcome {
-            Ok(Next::Nothing) => before,
-            Ok(next) => next,
-            Err(Refused::Store(Error::Gap | Error::Generation | Error::Cursor)) => Next::Sync,
-            Err(Refused::Store(error)) => {
-                let problem = if matches!(error, Error::Rollback) {
-                    Problem::Feed
-                } else {
-                    Problem::Store
-                };
-                self.status
-                    .problem(problem, crate::store::Chain(&error).to_string());
-                before
+        let refused = match outcome {
+            Ok(Next::Nothing) => return before,
+            Ok(next) => return next,
+            Err(Refused::Store(Error::Gap | Error::Generation | Error::Cursor)) => {
+                return Next::Sync;
             }
-            // Asking again because of bytes that anybody may have sent would let that somebody keep the edge busy.
-            Err(refused) => {
-                self.status.problem(
-                    Problem::Feed,
-                    format!("a message of the feed was refused: {refused}"),
-                );
-                before
-            }
+            Err(refused) => refused,
+        };
+        if let Refused::Store(error @ (Error::Database(_) | Error::Io(_) | Error::Malformed)) =
+            &refused
+        {
+            // What was not written has to be asked for again.
+            self.status
+                .problem(Problem::Store, Chain(error).to_string());
+            return Next::Sync;
+        }
+        self.status.problem(
+            Problem::Feed,
+            format!("a message of the feed was refused: {refused}"),
+        );
+        // Asking again because of bytes that anybody may have sent would let that somebody keep the edge busy.
+        if before == Next::Nothing {
+            Next::Refused
+        } else {
+            before
         }
     }
 
@@ -139,7 +147,9 @@ impl Intake {
         let position = self.store.position();
         self.clock.raise_floor(position.time);
         self.status.advance(position);
-        Ok(if head > position.sequence {
+        // The rest of what came in parts is on its way; should it be lost, the next delta or the next quiet shows the gap.
+        let part = taken.last().is_some_and(|delta| delta.from == delta.to);
+        Ok(if head > position.sequence && !part {
             Next::Sync
         } else {
             Next::Nothing
@@ -157,19 +167,18 @@ impl Intake {
                 if (generation, sequence) < (held.generation, held.sequence) {
                     return Err(Error::Rollback.into());
                 }
-                // What is loaded already is still good: the deltas go on from the oldest part.
-                if self.load.as_ref().is_some_and(|load| {
-                    load.generation()
-                        .is_some_and(|loading| loading != generation)
-                }) {
+                // What is loaded already is still good, as the deltas go on from the oldest part; unless nothing was added
+                // since the last time: then its cursor leads nowhere any more.
+                let usable = self.load.as_ref().is_some_and(|load| {
+                    load.generation() == Some(generation) && self.resumed.as_ref() != load.cursor()
+                });
+                if !usable {
                     self.load = None;
-                }
-                if self.load.is_none() {
                     self.load = Some(self.store.load()?);
                 }
-                Ok(Next::Chunk(
-                    self.load.as_ref().and_then(|load| load.cursor().cloned()),
-                ))
+                let cursor = self.load.as_ref().and_then(|load| load.cursor().cloned());
+                self.resumed.clone_from(&cursor);
+                Ok(Next::Chunk(cursor))
             }
             Message::Chunk(chunk) => self.chunk(&chunk),
             Message::NextSigner { public } => {
@@ -192,12 +201,17 @@ impl Intake {
                 let Some(load) = self.load.take() else {
                     return Ok(Next::Nothing);
                 };
+                let before = self.store.position();
                 let applied = self
                     .store
                     .swap(load, self.resolver.open_keys().into_iter())?;
                 self.applied(applied);
                 let position = self.store.position();
-                self.clock.reset_floor(position.time);
+                if position.generation > before.generation {
+                    self.clock.reset_floor(position.time);
+                } else {
+                    self.clock.raise_floor(position.time);
+                }
                 self.status.advance(position);
                 tracing::info!(
                     generation = position.generation,

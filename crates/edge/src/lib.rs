@@ -60,9 +60,7 @@ pub use crate::enrol::Error as EnrolError;
 pub use crate::intake::Next;
 pub use crate::receiver::Silent;
 pub use crate::resolve::{CacheBounds, CacheUse};
-pub use crate::store::{
-    Error as StoreError, Position, claim_key, names_key, region_key_key, resource_key,
-};
+pub use crate::store::{Error as StoreError, Position};
 
 /// The local key's file in the state folder.
 const LOCAL_KEY: &str = "local.key";

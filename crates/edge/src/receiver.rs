@@ -274,34 +274,33 @@ impl Link {
             let mut deltas = deltas.ready_chunks(BATCH);
             let mut synced = false;
             let mut failures = 0_u32;
+            // A lost last delta is missed by nobody, so a quiet feed is asked whether it is. What got no answer is asked again
+            // sooner, but never at the pace at which deltas come.
+            let mut due = Instant::now();
             loop {
-                // A lost last delta is missed by nobody, so a quiet feed is asked whether it is. What got no answer is
-                // asked again sooner.
-                let patience = if synced {
-                    SYNC_EVERY
-                } else {
-                    ask_again(failures)
-                };
-                let mut ask = None;
-                tokio::select! {
+                let ask = tokio::select! {
                     biased;
-                    Ok(()) = broken.changed() => ask = Some(Next::Sync),
-                    batch = tokio::time::timeout(patience, deltas.next()) => match batch {
-                        Ok(Some(batch)) if synced => {
+                    Ok(()) = broken.changed() => Some(Next::Sync),
+                    () = tokio::time::sleep_until(due) => {
+                        failures = failures.saturating_add(1);
+                        due = Instant::now() + ask_again(failures);
+                        (*broken.borrow() > 0).then_some(Next::Sync)
+                    }
+                    batch = deltas.next() => match batch {
+                        None => break,
+                        // The answer that is waited for says the same.
+                        Some(_) if !synced => None,
+                        Some(batch) => {
+                            due = Instant::now() + SYNC_EVERY;
                             let messages = batch.into_iter().map(|message| message.payload).collect();
                             match self.hand(messages).await {
-                                Some(Next::Nothing) => {}
-                                Some(next) => ask = Some(next),
-                                None => synced = false,
+                                Some(Next::Nothing | Next::Refused) => None,
+                                Some(next) => Some(next),
+                                None => Some(Next::Sync),
                             }
                         }
-                        // What it says is part of the answer.
-                        Ok(Some(_)) => ask = Some(Next::Sync),
-                        Ok(None) => break,
-                        Err(_) if *broken.borrow() > 0 => ask = Some(Next::Sync),
-                        Err(_) => failures = failures.saturating_add(1),
                     },
-                }
+                };
                 if let Some(next) = ask {
                     synced = self.catch_up(client, next).await;
                     failures = if synced {
@@ -309,6 +308,12 @@ impl Link {
                     } else {
                         failures.saturating_add(1)
                     };
+                    due = Instant::now()
+                        + if synced {
+                            SYNC_EVERY
+                        } else {
+                            ask_again(failures)
+                        };
                 }
             }
         }
@@ -321,6 +326,7 @@ impl Link {
         loop {
             let (what, body) = match next {
                 Next::Nothing => return true,
+                Next::Refused => return false,
                 Next::Sync => {
                     let Position {
                         generation,

@@ -18,7 +18,9 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
 use lifecycle::names::{CertificateId, Digest, ResourceId, Slug};
-use lifecycle::selection::{Candidate, Mode, Policy, active, chain, rank};
+use lifecycle::selection::{Candidate, Mode, Policy, rank};
+
+use wire::feed::Key;
 
 use crate::clock::Clock;
 use crate::status::{Problem, Status};
@@ -56,9 +58,18 @@ pub(crate) struct Site {
     pub(crate) resource: Option<ResourceId>,
     /// The HTTPS mode.
     pub(crate) mode: Mode,
-    /// In the order in which they are to be served. Empty with HTTPS off.
-    ranked: Box<[Candidate]>,
+    /// In the order in which they are to be served, each with the id of its bundle. Empty with HTTPS off.
+    ranked: Box<[(Candidate, Digest)]>,
     provenance: Provenance,
+}
+
+impl Site {
+    /// The active candidate and its fallbacks at this second.
+    fn chain(&self, now: i64) -> impl Iterator<Item = &(Candidate, Digest)> {
+        self.ranked
+            .iter()
+            .filter(move |(candidate, _)| candidate.usable(now))
+    }
 }
 
 /// A resource, ready to send requests to.
@@ -266,9 +277,9 @@ impl Resolver {
             return Ok(None);
         }
         let now = self.clock.now();
-        let mut usable: Vec<&Candidate> = chain(&site.ranked, now.floored).collect();
+        let mut usable: Vec<_> = site.chain(now.floored).collect();
         if usable.is_empty() && now.own < now.floored {
-            usable = chain(&site.ranked, now.own).collect();
+            usable = site.chain(now.own).collect();
             if !usable.is_empty() {
                 self.status.problem(
                     Problem::Clock,
@@ -282,10 +293,14 @@ impl Resolver {
         }
         // What the client can check comes first. When it can check none, the first is offered, so that the handshake ends
         // with the alert that tells the client what is wrong.
-        let fitting = usable.iter().filter(|candidate| offer.fits(candidate.key));
-        let others = usable.iter().filter(|candidate| !offer.fits(candidate.key));
-        for candidate in fitting.chain(others) {
-            if let Some(opened) = self.opened(bundle_id(&site.project, candidate)).await? {
+        let fitting = usable
+            .iter()
+            .filter(|(candidate, _)| offer.fits(candidate.key));
+        let others = usable
+            .iter()
+            .filter(|(candidate, _)| !offer.fits(candidate.key));
+        for (_, bundle) in fitting.chain(others) {
+            if let Some(opened) = self.opened(*bundle).await? {
                 return Ok(Some(opened));
             }
         }
@@ -312,10 +327,11 @@ impl Resolver {
     fn find_site(&self, host: &str, ahead: Ahead) -> Result<Option<Site>, store::Error> {
         let site = join_site(&self.store, host)?;
         if ahead == Ahead::Handshake
-            && let Some(site) = site.as_ref()
-            && let Some(candidate) = active(&site.ranked, self.clock.now().floored)
+            && let Some(bundle) = site
+                .as_ref()
+                .and_then(|site| site.chain(self.clock.now().floored).next())
         {
-            let bundle = bundle_id(&site.project, candidate);
+            let bundle = bundle.1;
             if let GuardResult::Guard(guard) =
                 self.keys.get_value_or_guard(&bundle, Some(Duration::ZERO))
                 && let Some(opened) = self.open(bundle)?
@@ -337,7 +353,10 @@ impl Resolver {
         };
         let names = names_of(&certified);
         let chain_bytes = certified.cert.iter().map(|der| der.len() as u64 + 64).sum();
-        let leaf = certified.cert.first().map_or(bundle, |der| store::fingerprint(der));
+        let leaf = certified
+            .cert
+            .first()
+            .map_or(bundle, |der| store::fingerprint(der));
         let config = self.template.with(leaf, Arc::new(certified));
         Ok(Some(Arc::new(Opened {
             fingerprint: leaf,
@@ -416,11 +435,22 @@ fn join_site(store: &Store, host: &str) -> Result<Option<Site>, store::Error> {
                 )
             });
             rank(Policy::default(), claim.mode, &mut candidates);
+            // Each project has a bundle of its own, also of a certificate that another one holds too.
+            let bundle = |candidate: &Candidate| {
+                Key::bundle(claim.project.as_str(), &candidate.fingerprint).id
+            };
+            let ranked = candidates
+                .into_iter()
+                .map(|candidate| {
+                    let id = bundle(&candidate);
+                    (candidate, id)
+                })
+                .collect();
             Site {
                 project: claim.project,
                 resource: claim.resource,
                 mode: claim.mode,
-                ranked: candidates.into_boxed_slice(),
+                ranked,
                 provenance,
             }
         },
@@ -458,11 +488,6 @@ fn join_target(store: &Store, id: ResourceId) -> Result<Option<Target>, store::E
         served: row.served,
         provenance,
     }))
-}
-
-/// The id of a candidate's bundle. Each project has its own, also of a certificate that another one holds too.
-fn bundle_id(project: &Slug, candidate: &Candidate) -> Digest {
-    wire::feed::Key::bundle(project.as_str(), &candidate.fingerprint).id
 }
 
 type Found = (CertificateId, u32, CertifiedKey);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use aws_lc_rs::digest::SHA256;
+use aws_lc_rs::digest::{SHA256, digest};
 use redb::{
     Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction,
@@ -169,51 +169,11 @@ pub(crate) struct Applied {
     pub(crate) unopened: usize,
 }
 
-/// The key of a claim's row.
-pub fn claim_key(host: &str) -> Key {
-    Key {
-        kind: Kind::Claim,
-        id: sha256(&[host.as_bytes()]),
-    }
-}
-
-/// The key of the row of the candidates that a project has for a certificate name.
-pub fn names_key(project: &Slug, name: &str) -> Key {
-    Key {
-        kind: Kind::Names,
-        id: sha256(&[project.as_str().as_bytes(), b"\0", name.as_bytes()]),
-    }
-}
-
-/// The key of a resource's row.
-pub fn resource_key(id: ResourceId) -> Key {
-    Key {
-        kind: Kind::Resource,
-        id: sha256(&[id.to_string().as_bytes()]),
-    }
-}
-
-/// The key of an edge's row of region keys.
-pub fn region_key_key(edge: &Slug) -> Key {
-    Key {
-        kind: Kind::RegionKey,
-        id: sha256(&[edge.as_str().as_bytes()]),
-    }
-}
-
 /// The fingerprint of a certificate: SHA-256 of its DER.
 pub(crate) fn fingerprint(der: &[u8]) -> Digest {
-    sha256(&[der])
-}
-
-fn sha256(parts: &[&[u8]]) -> Digest {
-    let mut context = aws_lc_rs::digest::Context::new(&SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    let mut id = [0; 32];
-    id.copy_from_slice(context.finish().as_ref());
-    Digest(id)
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
+    Digest(fingerprint)
 }
 
 fn row_key(key: &Key) -> RowKey {
@@ -311,15 +271,15 @@ impl Rows<'_> {
     }
 
     pub(crate) fn claim(&mut self, host: &str) -> Result<Option<Claim>, Error> {
-        self.get(&claim_key(host))
+        self.get(&Key::claim(host))
     }
 
     pub(crate) fn names(&mut self, project: &Slug, name: &str) -> Result<Option<Names>, Error> {
-        self.get(&names_key(project, name))
+        self.get(&Key::names(project.as_str(), name))
     }
 
     pub(crate) fn resource(&mut self, id: ResourceId) -> Result<Option<Resource>, Error> {
-        self.get(&resource_key(id))
+        self.get(&Key::resource(id))
     }
 
     pub(crate) fn bundle(&mut self, leaf: Digest) -> Result<Option<StoredBundle>, Error> {
@@ -379,7 +339,7 @@ impl Store {
             stamps: Stamps::new(),
         };
         let own = store
-            .read(|rows| rows.get::<RegionKey>(&region_key_key(store.custody.edge())))?
+            .read(|rows| rows.get::<RegionKey>(&Key::region_key(store.custody.edge().as_str())))?
             .0;
         if let Some(row) = own {
             store.custody.learn(&row);
@@ -527,7 +487,7 @@ impl Store {
         let database = self.database();
         let mut applied = Applied::default();
         // Region keys first: bundles of the same message may be sealed to them.
-        let own = region_key_key(self.custody.edge());
+        let own = Key::region_key(self.custody.edge().as_str());
         let mut learned = false;
         for change in fresh
             .iter()
@@ -617,14 +577,14 @@ impl Store {
             }
             let readable = match key.kind {
                 Kind::Claim => decode::<Claim>(value)
-                    .is_some_and(|claim| claim_key(claim.host.as_ref()) == *key),
-                Kind::Names => decode::<Names>(value)
-                    .is_some_and(|names| names_key(&names.project, names.name.as_ref()) == *key),
+                    .is_some_and(|claim| Key::claim(claim.host.as_ref()) == *key),
+                Kind::Names => decode::<Names>(value).is_some_and(|names| {
+                    Key::names(names.project.as_str(), names.name.as_ref()) == *key
+                }),
                 Kind::Resource => decode::<Resource>(value)
-                    .is_some_and(|resource| resource_key(resource.id) == *key),
-                Kind::RegionKey => {
-                    decode::<RegionKey>(value).is_some_and(|row| region_key_key(&row.edge) == *key)
-                }
+                    .is_some_and(|resource| Key::resource(resource.id) == *key),
+                Kind::RegionKey => decode::<RegionKey>(value)
+                    .is_some_and(|row| Key::region_key(row.edge.as_str()) == *key),
                 Kind::Bundle => {
                     let Some(bundle) = decode::<Bundle>(value) else {
                         return unreadable();
@@ -824,7 +784,7 @@ impl Store {
         if (position.generation, position.sequence) < (serving.generation, serving.sequence) {
             return Err(Error::Rollback);
         }
-        let own = region_key_key(self.custody.edge());
+        let own = Key::region_key(self.custody.edge().as_str());
         for (_, value) in chunk.rows.iter().filter(|(key, _)| *key == own) {
             if let Some(row) = decode::<RegionKey>(value) {
                 self.custody.learn(&row);

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use edge::{CacheBounds, Clock, Config, Edge, Next};
 use lifecycle::selection::{KeyKind, Mode};
-use wire::feed::{Key, Kind, Message, Resource};
+use wire::feed::{Key, Message, Resource};
 
 use upstream::{
     Connected, EDGE, Nats, REGION, Served, Upstream, Wanted, sign_with, slug, unix_now,
@@ -812,7 +812,7 @@ async fn claims_wildcards_modes_and_key_kinds() {
         bench.apply().await;
         assert_eq!(bench.served("b.shop.example").await, None);
     }
-    up.remove(edge::claim_key("b.shop.example"));
+    up.remove(Key::claim("b.shop.example"));
     bench.apply().await;
     assert_eq!(
         bench.served("b.shop.example").await,
@@ -1011,7 +1011,7 @@ async fn misdirected_requests() {
     up.put_resource(&suspended);
     bench.apply().await;
     assert_eq!(bench.curl("a.example.net", "/", &[]).await.status, 503);
-    assert_eq!(bench.served("a.example.net").await.is_some(), true);
+    assert!(bench.served("a.example.net").await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1429,7 +1429,7 @@ async fn a_gap_is_asked_for_and_a_long_absence_takes_a_snapshot() {
 
     // Away for longer than the deltas reach: what was deleted meanwhile does not come back.
     up.delete(&old);
-    up.remove(edge::claim_key("lost.shop.example"));
+    up.remove(Key::claim("lost.shop.example"));
     up.commit();
     let newer = up.certificate(&Wanted::new("acme", &["www.shop.example"]));
     up.commit();
@@ -1537,7 +1537,7 @@ async fn only_the_pinned_signer_of_this_region_is_heard() {
             ),
         ),
     ] {
-        assert_eq!(receive(forged).await, Next::Nothing, "{what}");
+        assert_eq!(receive(forged).await, Next::Refused, "{what}");
         assert_eq!(bench.edge.position(), applied, "{what}");
     }
     assert!(!bench.edge.problems().is_empty());
@@ -1557,7 +1557,7 @@ async fn only_the_pinned_signer_of_this_region_is_heard() {
     older.generation = 0;
     assert_eq!(
         receive(sign_with(&signer, REGION, &Message::Delta(older.clone()))).await,
-        Next::Nothing
+        Next::Refused
     );
     assert_eq!(
         receive(sign_with(
@@ -1569,7 +1569,7 @@ async fn only_the_pinned_signer_of_this_region_is_heard() {
             }
         ))
         .await,
-        Next::Nothing
+        Next::Refused
     );
     older.generation = 2;
     assert_eq!(
@@ -1597,7 +1597,7 @@ async fn only_the_pinned_signer_of_this_region_is_heard() {
     let bench = bench.restart(|_| {}).await;
     assert_eq!(
         bench.edge.receive(vec![replay.into()]).await.unwrap(),
-        Next::Nothing
+        Next::Refused
     );
     assert_eq!(bench.edge.position(), applied);
     up_claim_and_check(&bench).await;
@@ -1835,4 +1835,130 @@ async fn a_store_that_cannot_be_read_is_taken_anew() {
     }
     assert_eq!(upstream.enrolments(), 1);
     drop((connected, nats));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delta_may_come_in_parts() {
+    let bench = Bench::start().await;
+    let up = &bench.upstream;
+    let (_, cert) = bench
+        .host("acme", "www.shop.example", "http://127.0.0.1:9/")
+        .await;
+    let newer = up.certificate(&Wanted::new("acme", &["www.shop.example"]));
+    let (_, whole) = up.commit();
+    let config = bincode::config::standard();
+    let signed: wire::feed::Signed = bincode::serde::decode_from_slice(&whole, config).unwrap().0;
+    let message: Message = bincode::serde::decode_from_slice(&signed.payload, config)
+        .unwrap()
+        .0;
+    let Message::Delta(delta) = message else {
+        panic!("a delta")
+    };
+    let mut changes = delta.changes.clone();
+    let names = changes.split_off(1);
+    let part = up.sign(&Message::Delta(wire::feed::Delta {
+        to: delta.from,
+        changes,
+        ..delta.clone()
+    }));
+    let rest = up.sign(&Message::Delta(wire::feed::Delta {
+        changes: names,
+        ..delta.clone()
+    }));
+    // The first part brings its rows and does not move the edge on.
+    assert_eq!(
+        bench.edge.receive(vec![part.clone().into()]).await.unwrap(),
+        Next::Nothing
+    );
+    assert_eq!(bench.edge.applied(), delta.from);
+    assert_eq!(
+        bench.served("www.shop.example").await,
+        Some(cert.fingerprint())
+    );
+    assert_eq!(
+        bench
+            .edge
+            .receive(vec![part.into(), rest.into()])
+            .await
+            .unwrap(),
+        Next::Nothing
+    );
+    assert_eq!(bench.edge.applied(), delta.to);
+    assert_eq!(
+        bench.served("www.shop.example").await,
+        Some(newer.fingerprint())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_when_the_edge_stops_is_ended_first() {
+    let origin = Origin::start().await;
+    let bench = Bench::start().await;
+    bench
+        .host("acme", "www.shop.example", &origin.url(""))
+        .await;
+    let address = bench.edge.https().unwrap();
+    let mut config = looker::config(&looker::all_schemes());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = connect_with(address, "www.shop.example", &Arc::new(config))
+        .await
+        .unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let (send, parts) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let body = StreamBody::new(Box::pin(futures_util::stream::unfold(
+        parts,
+        |mut parts| async {
+            parts
+                .recv()
+                .await
+                .map(|part| (Ok::<_, Infallible>(Frame::data(part)), parts))
+        },
+    )));
+    let response = client.send_request(
+        Request::post("https://www.shop.example/count")
+            .body(body)
+            .unwrap(),
+    );
+    let response = tokio::spawn(response);
+    send.send(Bytes::from_static(b"1")).await.unwrap();
+    while origin.requests.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let Bench {
+        edge,
+        upstream,
+        connected,
+        nats,
+        state,
+        ..
+    } = bench;
+    let stopping = tokio::spawn(edge.shutdown(deadline()));
+    // Nobody new comes in, and who is in is heard to the end.
+    let until = deadline();
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!stopping.is_finished());
+    send.send(Bytes::from_static(b"23")).await.unwrap();
+    drop(send);
+    let answer = response
+        .await
+        .unwrap()
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes();
+    assert_eq!(answer, "3");
+    tokio::time::timeout(PATIENCE, stopping)
+        .await
+        .unwrap()
+        .unwrap();
+    drop((upstream, connected, nats, state));
 }

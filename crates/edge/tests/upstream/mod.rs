@@ -22,8 +22,8 @@ use lifecycle::names::{CertificateId, Digest, Host, ResourceId, Slug};
 use lifecycle::selection::{Candidate, KeyKind, Mode};
 use wire::feed::{
     Bundle, Change, Chunk, ChunkRequest, Claim, Cursor, Delta, EnrolRequest, EnrolResponse,
-    EnrolmentToken, FORMAT, Key, Kind, Message, Names, RegionKey, Report, Resource,
-    SIGNING_CONTEXT, Signed, SyncRequest,
+    EnrolmentToken, FORMAT, Key, Message, Names, RegionKey, Report, Resource, SIGNING_CONTEXT,
+    Signed, SyncRequest,
 };
 
 pub const REGION: &str = "north";
@@ -449,7 +449,7 @@ impl Upstream {
 
     pub fn put_region_key(&self, first: u32) {
         let row = self.region_key_row(first);
-        self.put(edge::region_key_key(&row.edge), &row);
+        self.put(Key::region_key(row.edge.as_str()), &row);
     }
 
     pub fn resource(&self, project: &str, origin: &str) -> Resource {
@@ -467,12 +467,12 @@ impl Upstream {
     }
 
     pub fn put_resource(&self, resource: &Resource) {
-        self.put(edge::resource_key(resource.id), resource);
+        self.put(Key::resource(resource.id), resource);
     }
 
     pub fn claim(&self, name: &str, project: &str, resource: Option<ResourceId>, mode: Mode) {
         self.put(
-            edge::claim_key(name),
+            Key::claim(name),
             &Claim {
                 host: host(name),
                 project: slug(project),
@@ -534,10 +534,7 @@ impl Upstream {
             fingerprint: Digest(fingerprint),
             key: wanted.key,
         };
-        self.put(
-            Key::bundle(wanted.project, &Digest(fingerprint)),
-            &bundle,
-        );
+        self.put(Key::bundle(wanted.project, &Digest(fingerprint)), &bundle);
         for name in wanted.names {
             let candidates = {
                 let mut state = self.state.lock().unwrap();
@@ -566,7 +563,7 @@ impl Upstream {
             name: host(name),
             candidates,
         };
-        self.put(edge::names_key(&names.project, name), &names);
+        self.put(Key::names(names.project.as_str(), name), &names);
     }
 
     pub fn delete(&self, served: &Served) {
@@ -582,7 +579,7 @@ impl Upstream {
                 candidates.clone()
             };
             if candidates.is_empty() {
-                self.remove(edge::names_key(&slug(&served.project), name));
+                self.remove(Key::names(&served.project, name));
             } else {
                 self.put_names(&served.project, name, candidates);
             }
