@@ -1,7 +1,7 @@
 //! Telling a running server about accounts: pushed, deleted, and with revoked users, while nobody else notices.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use crate::{
     connect::{REQUEST_LIMIT, unix_now},
     identity::{self, Account, Identity, ProjectAccount},
+    templates::Place,
 };
 
 /// How long a server keeps an account's JWT against a later one of the same second.
@@ -63,6 +64,18 @@ impl Claims {
     pub async fn push(&self, project: &ProjectAccount) -> Result<(), Error> {
         let iat = self.turn(&project.project).await;
         let jwt = self.identity.project_account_jwt(project, iat)?;
+        self.ask("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await
+    }
+
+    /// Makes the server know which edges are evicted; it closes their connections and takes them no more. `revoked` as in
+    /// [`Identity::edges_account_jwt`]. Waits as [`push`](Self::push) does.
+    ///
+    /// # Errors
+    /// See [`Error`]; repeating it is safe.
+    pub async fn push_edges(&self, revoked: &BTreeMap<String, u64>) -> Result<(), Error> {
+        // No project has a name in capitals, so this is nobody else's turn.
+        let iat = self.turn(Place::Edges.word()).await;
+        let jwt = self.identity.edges_account_jwt(revoked, iat);
         self.ask("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await
     }
 

@@ -415,8 +415,20 @@ impl Identity {
         )
     }
 
+    /// The JWT of EDGES. `revoked` names evicted edges by their public keys, each with the Unix second up to which JWTs that
+    /// were issued for it are void.
+    #[must_use]
+    pub fn edges_account_jwt(&self, revoked: &BTreeMap<String, u64>, iat: u64) -> String {
+        self.shared_account_jwt(&Account::Edges, revoked, iat)
+    }
+
     /// The JWT of SYS, CORE or EDGES.
-    fn shared_account_jwt(&self, account: &Account, iat: u64) -> String {
+    fn shared_account_jwt(
+        &self,
+        account: &Account,
+        revoked: &BTreeMap<String, u64>,
+        iat: u64,
+    ) -> String {
         let core = self.account_public(&Account::Core);
         let mut nats = json!({
             "type": "account", "version": 2,
@@ -440,7 +452,12 @@ impl Identity {
                 });
                 nats["exports"] = exports.collect();
             }
-            Account::Edges => nats["imports"] = imports(&core, true, None),
+            Account::Edges => {
+                nats["imports"] = imports(&core, true, None);
+                if !revoked.is_empty() {
+                    nats["revocations"] = json!(revoked);
+                }
+            }
             Account::System | Account::Project(_) => {}
         }
         let public = self.account_public(account);
@@ -523,8 +540,13 @@ impl Identity {
     }
 
     /// The text of `identity.conf`: the operator, the system account and the accounts that must be there at start.
+    ///
+    /// A server takes a preloaded account only if the one that it keeps is not newer. EDGES and `platform` are therefore
+    /// dated as early as can be: what was pushed before, revocations above all, stays in force from the first moment after
+    /// a restart, and the next push brings what has changed.
     #[must_use]
     pub fn server_conf(&self, iat: u64) -> String {
+        const LONG_AGO: u64 = 1;
         let platform = ProjectAccount {
             project: PLATFORM.to_owned(),
             ..ProjectAccount::default()
@@ -532,14 +554,19 @@ impl Identity {
         let accounts = [Account::System, Account::Core, Account::Edges];
         let mut preload = String::new();
         for account in &accounts {
+            let iat = if *account == Account::Edges {
+                LONG_AGO
+            } else {
+                iat
+            };
             preload.push_str(&format!(
                 "  {}: {}\n",
                 self.account_public(account),
-                self.shared_account_jwt(account, iat)
+                self.shared_account_jwt(account, &BTreeMap::new(), iat)
             ));
         }
         let platform_jwt = self
-            .project_account_jwt(&platform, iat)
+            .project_account_jwt(&platform, LONG_AGO)
             .expect("`platform` is a slug");
         preload.push_str(&format!(
             "  {}: {platform_jwt}\n",
@@ -1090,12 +1117,12 @@ mod tests {
         let accounts = [
             (
                 Place::System,
-                identity.shared_account_jwt(&Account::System, 1),
+                identity.shared_account_jwt(&Account::System, &BTreeMap::new(), 1),
             ),
-            (Place::Core, identity.shared_account_jwt(&Account::Core, 1)),
+            (Place::Core, identity.shared_account_jwt(&Account::Core, &BTreeMap::new(), 1)),
             (
                 Place::Edges,
-                identity.shared_account_jwt(&Account::Edges, 1),
+                identity.shared_account_jwt(&Account::Edges, &BTreeMap::new(), 1),
             ),
             (
                 Place::Platform,

@@ -153,7 +153,7 @@ fn control_config(config: &Config, state: &Path) -> anyhow::Result<control::Conf
         root_key: config.control.root_key.clone(),
         operator_creds: config.control.operator_creds.clone(),
         roots,
-        rate: control::registrar::Rate {
+        rate: control::rate::Rate {
             per_second: f64::from(config.control.commands_per_second),
             burst: f64::from(config.control.command_burst),
         },

@@ -28,6 +28,8 @@ use crate::vault::{self, Vault};
 pub const TOKEN_LIFE: u64 = 3_600;
 /// How long an edge's JWT lasts, seconds. It is renewed by enrolling anew.
 pub const EDGE_LIFE: u64 = 10 * 366 * 86_400;
+/// Voids every JWT that was or ever will be issued for a key: NATS compares with the second of issue (2100-01-01).
+const FOR_EVER: u64 = 4_102_444_800;
 /// How long a user's JWT lasts when no end was given, seconds.
 pub const USER_LIFE: u64 = 10 * 366 * 86_400;
 
@@ -104,7 +106,7 @@ impl Access {
             let record: Record = decode(&row);
             if record.revoked {
                 // Names of users are never used again, so all that was ever issued for this key is void.
-                revoked.insert(record.nkey, unix_now());
+                revoked.insert(record.nkey, FOR_EVER);
             }
         }
         ProjectAccount {
@@ -131,11 +133,37 @@ impl Access {
         Ok(())
     }
 
-    /// Brings all projects' accounts in line, as after a start: a crash may have come between the log and the server.
+    /// The keys of all edges that were evicted. An edge's name may be given again, its old key never counts again.
+    fn evicted_keys(&self) -> BTreeMap<String, u64> {
+        let tables = Tables::of(&self.ledger);
+        let now = unix_now();
+        tables
+            .scan(Table::EdgeToken, &[], None, usize::MAX)
+            .iter()
+            .map(|(_, row)| decode::<(Slug, Slug, String)>(row))
+            .filter(|(region, edge, nkey)| {
+                tables
+                    .edge(region.as_str(), edge.as_str())
+                    .is_none_or(|edge| edge.evicted || edge.nkey != *nkey)
+            })
+            .map(|(_, _, nkey)| (nkey, now))
+            .collect()
+    }
+
+    /// Has the server close the connections of evicted edges, and take them no more.
+    ///
+    /// # Errors
+    /// The server did not take it; it is tried again at the next start.
+    pub async fn push_edges(&self) -> Result<(), Error> {
+        Ok(self.claims.push_edges(&self.evicted_keys()).await?)
+    }
+
+    /// Brings all accounts in line, as after a start: a crash may have come between the log and the server.
     ///
     /// # Errors
     /// The server did not take one.
     pub async fn push_all(&self) -> Result<usize, Error> {
+        self.push_edges().await?;
         let mut after: Option<Vec<u8>> = None;
         let mut pushed = 0;
         loop {
@@ -153,11 +181,20 @@ impl Access {
         }
     }
 
-    /// The JWT for a user who made the key pair.
+    /// The JWT for a user who made the key pair. A command that is sent again gets one again, but not after the revocation:
+    /// a JWT that is younger than the revocation would be taken.
     ///
     /// # Errors
     /// The refusal.
     pub fn user_jwt(&self, create: &CreateAccess) -> Result<String, Problem> {
+        let record = Tables::of(&self.ledger).access(create.project.as_str(), create.name.as_str());
+        if record.is_none_or(|record| record.revoked || record.nkey != create.nkey) {
+            return Err(Problem::new(
+                Code::Unauthorized,
+                "this access was revoked",
+                "create another one, under another name",
+            ));
+        }
         let rights = rights_of(&create.rights)?;
         let now = unix_now();
         let end = create
@@ -221,7 +258,8 @@ impl Access {
         Ok(data_encoding::BASE64URL_NOPAD.encode(&json))
     }
 
-    /// After an eviction: the next version of the region's key, which the evicted edge does not get.
+    /// After an eviction: the edge's connections are closed, and the region's key gets its next version, which the evicted
+    /// edge does not get.
     ///
     /// # Errors
     /// [`Error`].
@@ -231,6 +269,7 @@ impl Access {
         registrar: &Addr<Registrar>,
         evict: &EvictEdge,
     ) -> Result<(), Error> {
+        self.push_edges().await?;
         let region = evict.region.as_str().to_owned();
         let (version, public) = vault::with(vault, move |core| {
             let blob = core.keyring.new_region_key(&region)?;

@@ -22,12 +22,20 @@ use crate::access::{self, Access};
 use crate::feed::{self, Feed};
 use crate::registrar::{Ask, Registrar};
 use crate::tables::Tables;
+use crate::turns::Turns;
 use crate::vault::{self, Vault};
 
 /// An edge is healthy if it reported within this time.
 pub const HEALTHY: Duration = Duration::from_secs(10);
 /// How many edges' requests are worked on at once.
 const REQUESTS_MAX: usize = 64;
+/// How many requests of one edge are worked on at once. A sound edge has one, and a second after a time-out.
+const REQUESTS_EACH: usize = 2;
+/// Bytes of a report at most, and of one text in it.
+const REPORT_BYTES: usize = 64 * 1024;
+const REPORT_TEXT: usize = 400;
+/// Texts of a report at most.
+const REPORT_PROBLEMS: usize = 16;
 
 /// What an edge last reported, and when.
 #[derive(Clone, Debug)]
@@ -176,7 +184,7 @@ struct Region {
 pub struct Distribution {
     shared: Arc<Shared>,
     regions: HashMap<Slug, Region>,
-    requests: Arc<tokio::sync::Semaphore>,
+    requests: Turns<(Slug, Slug)>,
 }
 
 impl Distribution {
@@ -188,7 +196,7 @@ impl Distribution {
             Distribution {
                 shared,
                 regions: HashMap::new(),
-                requests: Arc::new(tokio::sync::Semaphore::new(REQUESTS_MAX)),
+                requests: Turns::new(REQUESTS_MAX, REQUESTS_EACH),
             }
         })
     }
@@ -374,19 +382,19 @@ impl Handler<EdgeRequest> for Distribution {
         };
         match request.verb.as_str() {
             "report" => {
-                if let Ok(report) = serde_json::from_slice::<Report>(&request.body) {
+                if let Some(report) = read_report(&request.body) {
                     metrics::gauge!("chancery_edge_applied", "region" => region.to_string(), "edge" => edge.to_string())
                         .set(report.applied as f64);
                     self.shared.edges.note(region, edge, report);
                 }
             }
             "sync" | "chunk" => {
-                let Ok(permit) = Arc::clone(&self.requests).try_acquire_owned() else {
+                let Some(turn) = self.requests.try_take(&(region, edge)) else {
                     return request.responder.busy();
                 };
                 let feed = Arc::clone(&known.feed);
                 ctx.spawn(actix::fut::wrap_future(async move {
-                    let _permit = permit;
+                    let _turn = turn;
                     let made = if request.verb == "sync" {
                         match serde_json::from_slice::<SyncRequest>(&request.body) {
                             Ok(body) if body.format == wire::feed::FORMAT => feed.sync(&body).await,
@@ -426,6 +434,31 @@ impl Handler<EdgeRequest> for Distribution {
     }
 }
 
+/// A report as far as it is kept: an edge that was taken over must not fill this node's memory or the operator's screen.
+fn read_report(body: &[u8]) -> Option<Report> {
+    let short = |text: &mut String| {
+        if text.len() > REPORT_TEXT || text.chars().any(char::is_control) {
+            *text = text
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(REPORT_TEXT / 4)
+                .collect();
+        }
+    };
+    let mut report: Report = (body.len() <= REPORT_BYTES)
+        .then(|| serde_json::from_slice(body).ok())
+        .flatten()?;
+    report.problems.truncate(REPORT_PROBLEMS);
+    let texts = [&mut report.version].into_iter();
+    let texts = texts
+        .chain(report.https.as_mut())
+        .chain(report.http.as_mut());
+    texts.chain(&mut report.problems).for_each(short);
+    // The years that RFC 3339 can write.
+    report.time = report.time.clamp(0, 253_402_300_799_000);
+    Some(report)
+}
+
 fn refuse(request: EdgeRequest, code: Code, message: &str) {
     let problem = Problem::new(code, message, "");
     request
@@ -460,6 +493,15 @@ async fn enrol(shared: Arc<Shared>, region: Slug, edge: Slug, request: EdgeReque
         }
         Err(_) => return request.responder.busy(),
     }
+    // An edge that was evicted since then could otherwise come back with the token that it used.
+    let enrolled = Tables::of(&shared.ledger).edge(region.as_str(), edge.as_str());
+    if enrolled.is_none_or(|of| of.evicted || of.nkey != body.nkey || of.hpke != body.hpke) {
+        return refuse(
+            request,
+            Code::Unauthorized,
+            "this enrolment is no longer in force",
+        );
+    }
     let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
     let jwt = shared.access.identity.edge_user_jwt(
         region.as_str(),
@@ -488,5 +530,41 @@ async fn enrol(shared: Arc<Shared>, region: Slug, edge: Slug, request: EdgeReque
             tracing::error!(jwt = ?jwt.map(drop), ?sealed, "an edge could not be enrolled");
             request.responder.busy();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_edge_says_of_itself_is_kept_within_bounds() {
+        let report = |time: i64, problem: &str, count: usize| Report {
+            generation: 1,
+            applied: 7,
+            version: "1".to_owned(),
+            time,
+            https: Some("127.0.0.1:443".to_owned()),
+            http: None,
+            problems: vec![problem.to_owned(); count],
+        };
+        let kept = |report: &Report| read_report(&serde_json::to_vec(report).expect("plain data"));
+        let sound = report(1_700_000_000_000, "the origin does not answer", 2);
+        assert_eq!(kept(&sound), Some(sound));
+        let hostile = kept(&report(
+            i64::MAX,
+            "\u{1b}[2J\u{e9}".repeat(60).as_str(),
+            100,
+        ))
+        .expect("what is too long is cut");
+        assert_eq!(hostile.problems.len(), REPORT_PROBLEMS);
+        assert!(hostile.problems[0].len() <= REPORT_TEXT);
+        assert!(!hostile.problems[0].contains('\u{1b}'));
+        assert!(
+            hostile.time.checked_mul(1_000).is_some(),
+            "it can be told in microseconds"
+        );
+        assert_eq!(kept(&report(0, &"x".repeat(REPORT_BYTES), 1)), None);
+        assert_eq!(read_report(b"{}"), None);
     }
 }

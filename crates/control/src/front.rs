@@ -11,6 +11,7 @@ use lifecycle::rejection::Code;
 use wire::answer::{Answer, Problem};
 
 use crate::ingestion::{Incoming, Ingestion};
+use crate::turns::Turns;
 use crate::views::Views;
 
 /// How many requests may wait for a turn; the door bounds what is in flight.
@@ -19,6 +20,8 @@ const MAILBOX: usize = 4_096;
 pub(crate) struct Front {
     pub(crate) ingestion: Arc<Ingestion>,
     pub(crate) views: Arc<Views>,
+    /// Places for queries: one project's many must not keep another's few waiting.
+    pub(crate) queries: Arc<Turns<Slug>>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -58,11 +61,11 @@ impl Handler<Request> for Front {
             operator: request.asker.operator,
         };
         match request.kind {
-            Kind::Command => {
+            kind @ (Kind::Command | Kind::Queue) => {
                 let ingestion = Arc::clone(&self.ingestion);
                 self.runtime.spawn(async move {
                     let incoming =
-                        Incoming { project, noun: request.noun, verb: request.verb, asker, id: request.id, body: request.body };
+                        Incoming { project, noun: request.noun, verb: request.verb, asker, id: request.id, body: request.body, queued: kind == Kind::Queue };
                     match ingestion.take(incoming).await {
                         Answer::Problem(problem) => {
                             metrics::counter!("chancery_commands_refused_total", "code" => problem.code.as_str()).increment(1);
@@ -73,30 +76,30 @@ impl Handler<Request> for Front {
                 });
             }
             Kind::Query => {
-                let views = Arc::clone(&self.views);
+                let (views, queries) = (Arc::clone(&self.views), Arc::clone(&self.queries));
+                let runtime = self.runtime.clone();
                 self.runtime.spawn(async move {
-                    match views
-                        .answer(&project, &request.noun, &asker, &request.body)
-                        .await
-                    {
-                        Ok(body) => request.responder.answer(&body),
-                        Err(problem) => request.responder.problem(
-                            problem.status,
-                            &problem.title,
-                            &problem.to_json(),
-                        ),
-                    }
+                    // A rebuild takes minutes and has a limit of its own; the operator can ask other things meanwhile.
+                    let turn = match request.noun.as_str() {
+                        "rebuild" => None,
+                        _ => Some(queries.take(&asker.project).await),
+                    };
+                    // Views read pages of tables: that is no work for the threads on which commits wait for NATS.
+                    let view = move || {
+                        let _turn = turn;
+                        let answer = views.answer(&project, &request.noun, &asker, &request.body);
+                        match runtime.block_on(answer) {
+                            Ok(body) => request.responder.answer(&body),
+                            Err(problem) => request.responder.problem(
+                                problem.status,
+                                &problem.title,
+                                &problem.to_json(),
+                            ),
+                        }
+                    };
+                    // A view that panicked has no answer; whoever asked asks again.
+                    let _ = tokio::task::spawn_blocking(view).await;
                 });
-            }
-            Kind::Queue => {
-                let problem = Problem::new(
-                    Code::NotFound,
-                    "queued commands are not taken yet",
-                    "use cmd instead of queue, and send the same id again if there is no answer",
-                );
-                request
-                    .responder
-                    .problem(problem.status, &problem.title, &problem.to_json());
             }
         }
     }

@@ -4,7 +4,7 @@
 //! anew by the vault, before the registrar hears of it. What the bytes alone decide is refused here and leaves no trace in
 //! the log. Examination is work for the processor and runs on a bounded pool.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use actix::Addr;
 use bytes::Bytes;
@@ -21,8 +21,10 @@ use lifecycle::state::State;
 use wire::answer::{Answer, Problem};
 use wire::request::{self, Asked};
 
-use crate::registrar::{Ask, Registrar};
-use crate::tables::Tables;
+use crate::rate::Buckets;
+use crate::registrar::{Ask, Registrar, answer_of};
+use crate::tables::{Tables, fatal};
+use crate::turns::Turns;
 use crate::vault::{self, Vault};
 use crate::{access, chain};
 
@@ -42,8 +44,12 @@ pub struct Ingestion {
     pub keys: RwLock<IngestionKeys>,
     /// Roots that the operator configured.
     pub roots: Vec<rustls_pki_types::CertificateDer<'static>>,
-    /// The pool for examination.
-    pub pool: Arc<tokio::sync::Semaphore>,
+    /// Places for examination.
+    pub examinations: Turns<Slug>,
+    /// Commands that are answered before they are decided.
+    pub queue: bus::queue::Queue,
+    /// What a project may upload: counted before anything is examined or kept, unlike the registrar's count of what is decided.
+    pub uploads: Mutex<Buckets>,
 }
 
 /// A command as it came.
@@ -60,12 +66,15 @@ pub struct Incoming {
     pub id: Option<Uuid>,
     /// The body.
     pub body: Bytes,
+    /// To be answered as soon as it is durable, and decided afterwards.
+    pub queued: bool,
 }
 
 /// What comes with a certificate: its facts, and the certificates to keep.
 struct Brought {
     facts: Facts,
     objects: Vec<([u8; 32], Vec<u8>)>,
+    key: Option<PrivateKey>,
 }
 
 impl Ingestion {
@@ -85,6 +94,7 @@ impl Ingestion {
             asker,
             id,
             body,
+            queued,
         } = incoming;
         let (id, body) = identify(id, body)?;
         let with_id = |mut problem: Box<Problem>| {
@@ -106,10 +116,18 @@ impl Ingestion {
             objects,
         };
         let plain = || digest(&project, &noun, &verb, &body, None);
+        if queued && !wire::subject::PROJECT_COMMANDS.contains(&format!("{noun}.{verb}").as_str()) {
+            return refuse(
+                Code::NotFound,
+                "this command is not taken into the queue",
+                "ask it below cmd instead of queue",
+            )
+            .map_err(with_id);
+        }
         let answer = match asked {
             Asked::Ready(command) => {
                 let follow = self.follow_up(&command);
-                let answer = self.decide(ask(plain(), command, Vec::new())).await;
+                let answer = self.settle(ask(plain(), command, Vec::new()), queued).await;
                 if let (Answer::Accepted(_), Some(project)) = (&answer, follow) {
                     self.access
                         .push_account(&project)
@@ -119,11 +137,20 @@ impl Ingestion {
                 answer
             }
             Asked::Add(add) => {
+                self.admit_upload(&asker).map_err(with_id)?;
                 let brought = self
                     .examine(&project, add.kind, add.chain, add.key)
                     .await
-                    .map_err(with_id)?;
+                    .map_err(with_id);
+                let mut brought = match brought {
+                    Ok(brought) => brought,
+                    Err(problem) => return self.first_outcome(&asker, id).ok_or(problem),
+                };
                 let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
+                if let Some(answer) = self.decided(&asker, id, digest) {
+                    return Ok(answer);
+                }
+                self.keep(&project, &mut brought).await.map_err(with_id)?;
                 let command = AddCertificate {
                     name: add.name,
                     kind: add.kind,
@@ -131,24 +158,33 @@ impl Ingestion {
                     standby: add.standby,
                     facts: brought.facts,
                 };
-                self.decide(ask(digest, command.into(), brought.objects))
+                self.settle(ask(digest, command.into(), brought.objects), queued)
                     .await
             }
             Asked::Replace(replace) => {
+                self.admit_upload(&asker).map_err(with_id)?;
                 let kind = Tables::of(&self.ledger)
                     .certificate_named(project.as_str(), replace.name.as_str())
                     .map_or(CertificateKind::Server, |c| c.kind);
                 let brought = self
                     .examine(&project, kind, replace.chain, replace.key)
                     .await
-                    .map_err(with_id)?;
+                    .map_err(with_id);
+                let mut brought = match brought {
+                    Ok(brought) => brought,
+                    Err(problem) => return self.first_outcome(&asker, id).ok_or(problem),
+                };
                 let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
+                if let Some(answer) = self.decided(&asker, id, digest) {
+                    return Ok(answer);
+                }
+                self.keep(&project, &mut brought).await.map_err(with_id)?;
                 let command = ReplaceCertificate {
                     name: replace.name,
                     facts: brought.facts,
                     expect: replace.expect,
                 };
-                self.decide(ask(digest, command.into(), brought.objects))
+                self.settle(ask(digest, command.into(), brought.objects), queued)
                     .await
             }
             Asked::Region(region) => {
@@ -200,7 +236,12 @@ impl Ingestion {
                 let mut answer = self
                     .decide(ask(plain(), create.clone().into(), Vec::new()))
                     .await;
-                if let Answer::Accepted(accepted) = &mut answer {
+                // Asked again after the access was revoked: the first outcome stands, but nothing is signed any more.
+                let record =
+                    Tables::of(&self.ledger).access(create.project.as_str(), create.name.as_str());
+                if let Answer::Accepted(accepted) = &mut answer
+                    && record.is_some_and(|record| !record.revoked)
+                {
                     let jwt = access.user_jwt(&create).map_err(|p| with_id(Box::new(p)))?;
                     accepted.more.insert("jwt".to_owned(), Value::String(jwt));
                 }
@@ -248,6 +289,31 @@ impl Ingestion {
         }
     }
 
+    /// The outcome of a command that was decided before. What can no longer be examined, because it has expired since for
+    /// instance, still has the outcome that it had.
+    fn first_outcome(&self, asker: &Asker, id: Uuid) -> Option<Answer> {
+        let tables = Tables::of(&self.ledger);
+        let outcome = tables
+            .0
+            .outcome(asker.project.as_str(), id.as_bytes())
+            .ok()
+            .flatten()?;
+        Some(crate::registrar::answer_of(
+            &tables,
+            &outcome,
+            outcome.digest,
+        ))
+    }
+
+    /// Has a command decided, or puts it into the queue.
+    async fn settle(&self, ask: Ask, queued: bool) -> Answer {
+        if queued {
+            crate::queue::put(&self.queue, &ask).await
+        } else {
+            self.decide(ask).await
+        }
+    }
+
     async fn decide(&self, ask: Ask) -> Answer {
         let id = ask.id;
         self.registrar.send(ask).await.unwrap_or_else(|_| {
@@ -265,10 +331,7 @@ impl Ingestion {
         text: String,
         key: Option<Value>,
     ) -> Result<Brought, Box<Problem>> {
-        let permit = Arc::clone(&self.pool)
-            .acquire_owned()
-            .await
-            .map_err(|_| later(&"going down"))?;
+        let turn = self.examinations.take(project).await;
         let sealed = key.map(read_sealed).transpose()?;
         match (kind, &sealed) {
             (CertificateKind::Ca, Some(_)) => {
@@ -308,7 +371,7 @@ impl Ingestion {
         let roots = self.roots.clone();
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let examined = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             let chain = chain::read_chain(text.as_bytes(), kind).map_err(|reason| vec![reason])?;
             chain::examine(
                 &chain,
@@ -324,19 +387,28 @@ impl Ingestion {
         .await
         .map_err(|_| later(&"examination ended early"))?
         .map_err(|reasons: Vec<Reason>| Box::new(Problem::of(reasons)))?;
-        let bytes: Vec<Bytes> = examined
-            .chain
-            .iter()
-            .map(|c| Bytes::copy_from_slice(c.as_ref()))
-            .collect();
-        let objects: Vec<([u8; 32], Vec<u8>)> = examined
+        let objects = examined
             .facts
             .chain
             .iter()
-            .zip(&bytes)
-            .map(|(hash, der)| (hash.0, der.to_vec()))
+            .zip(&examined.chain)
+            .map(|(hash, der)| (hash.0, der.as_ref().to_vec()))
             .collect();
-        // Both are durable before the event that names them: a certificate without its key cannot come to be.
+        Ok(Brought {
+            facts: examined.facts,
+            objects,
+            key,
+        })
+    }
+
+    /// Makes certificates and key durable before the event that names them: a certificate without its key cannot come to be.
+    async fn keep(&self, project: &Slug, brought: &mut Brought) -> Result<(), Box<Problem>> {
+        let bytes: Vec<Bytes> = brought
+            .objects
+            .iter()
+            .map(|(_, der)| Bytes::copy_from_slice(der))
+            .collect();
+        let key = brought.key.take();
         let stored = async {
             self.objects
                 .put(bytes)
@@ -359,10 +431,36 @@ impl Ingestion {
             }
         };
         tokio::try_join!(stored, sealed)?;
-        Ok(Brought {
-            facts: examined.facts,
-            objects,
+        Ok(())
+    }
+
+    /// An upload costs an examination and two writes that are synced, and comes to nothing if the registrar says no. So it is
+    /// counted here already; otherwise one project could fill the content store and the processor while its log stands still.
+    fn admit_upload(&self, asker: &Asker) -> Result<(), Box<Problem>> {
+        if asker.operator {
+            return Ok(());
+        }
+        let mut uploads = self
+            .uploads
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        uploads.take(&asker.project).map_err(|after| {
+            Box::new(Problem::later(
+                Code::RateLimited,
+                "the project has uploaded too many certificates",
+                after.max(10),
+            ))
         })
+    }
+
+    /// The answer to a command that was decided before: nothing has to be kept for it again.
+    fn decided(&self, asker: &Asker, id: Uuid, digest: [u8; 32]) -> Option<Answer> {
+        let tables = Tables::of(&self.ledger);
+        let outcome = tables
+            .0
+            .outcome(asker.project.as_str(), id.as_bytes())
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))?;
+        Some(answer_of(&tables, &outcome, digest))
     }
 }
 

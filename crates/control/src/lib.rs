@@ -1,12 +1,13 @@
 //! The control plane: the actors that take commands in, decide them, and bring what follows to the edges.
 //!
 //! * [`ingestion`]: reads what comes through the door, examines certificates ([`chain`]), has their keys sealed
-//! * [`registrar`]: the one writer of the log
+//! * [`registrar`]: the one writer of the log; [`queue`]: commands that are decided later
 //! * [`tables`]: the ledger's rows as the domain reads them
 //! * [`vault`]: sealed private keys; [`custodian`]: their end; [`access`]: who may connect
 //! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
 //! * [`distribution`], [`feed`]: what the edges of a region need
 //! * [`views`]: what people ask
+//! * [`rate`], [`turns`]: how much of all this one project may take
 //!
 //! [`Control::start`] puts them together in one process.
 
@@ -18,9 +19,12 @@ pub mod distribution;
 pub mod feed;
 mod front;
 pub mod ingestion;
+pub mod queue;
+pub mod rate;
 pub mod registrar;
 pub mod start;
 pub mod tables;
+pub mod turns;
 pub mod vault;
 pub mod verifier;
 pub mod views;

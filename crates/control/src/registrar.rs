@@ -9,7 +9,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
 
 use actix::prelude::*;
 use bus::jetstream::{Entry, Tail, TailError};
@@ -28,6 +27,7 @@ use lifecycle::store::Overlay;
 use wire::answer::{Accepted, Answer, Happened, Problem};
 use wire::envelope::{CommandRef, Envelope, INTERNAL_SPACE};
 
+use crate::rate::{Buckets, Rate};
 use crate::tables::{Applier, ApplyError, Tables, fatal, ledger_changes};
 
 /// Most commands in one batch.
@@ -36,13 +36,13 @@ const COMMANDS_MAX: usize = 256;
 const EVENTS_MAX: usize = 500;
 /// Most bytes of events in one batch.
 const BYTES_MAX: usize = 4 << 20;
+/// How often an idle registrar compares the stream with the ledger.
+const CHECK: std::time::Duration = std::time::Duration::from_secs(60);
 /// How many commands may wait.
 pub const MAILBOX: usize = 2_048;
-/// How many projects' buckets are remembered; full ones are forgotten first.
-const BUCKETS_MAX: usize = 100_000;
 
 /// A command for the registrar.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Ask {
     /// The dedup space: the commanding project, or [`INTERNAL_SPACE`].
     pub space: String,
@@ -59,6 +59,7 @@ pub struct Ask {
     /// What is asked.
     pub command: Command,
     /// Certificates that the command brings, by SHA-256: durable in the content store already.
+    #[serde(with = "crate::queue::objects")]
     pub objects: Vec<([u8; 32], Vec<u8>)>,
 }
 
@@ -118,29 +119,6 @@ pub struct Observed {
     pub halted: Option<String>,
 }
 
-/// Limits on users' commands.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// Commands a second that a project may have decided.
-    pub per_second: f64,
-    /// Commands at once after a rest.
-    pub burst: f64,
-}
-
-impl Default for Rate {
-    fn default() -> Self {
-        Self {
-            per_second: 50.0,
-            burst: 1_000.0,
-        }
-    }
-}
-
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
 /// The registrar.
 pub struct Registrar {
     ledger: Ledger,
@@ -149,8 +127,7 @@ pub struct Registrar {
     objects: Arc<bus::objects::Objects>,
     runtime: tokio::runtime::Handle,
     log_id: String,
-    rate: Rate,
-    buckets: HashMap<Slug, Bucket>,
+    buckets: Buckets,
     /// The time of the last event, Unix microseconds: no event's time falls below it.
     time: i64,
     pending: Vec<(Ask, oneshot::Sender<Answer>)>,
@@ -215,8 +192,7 @@ impl Registrar {
             objects,
             runtime,
             log_id: String::new(),
-            rate,
-            buckets: HashMap::new(),
+            buckets: Buckets::new(rate),
             time: 0,
             pending: Vec::new(),
             scheduled: false,
@@ -408,32 +384,6 @@ impl Registrar {
         );
     }
 
-    /// Takes a token of the project's bucket; else says how many milliseconds until there is one.
-    fn admit(&mut self, project: &Slug) -> Result<(), u64> {
-        let rate = self.rate;
-        if self.buckets.len() >= BUCKETS_MAX && !self.buckets.contains_key(project) {
-            let now = Instant::now();
-            self.buckets.retain(|_, b| {
-                b.tokens + now.duration_since(b.at).as_secs_f64() * rate.per_second < rate.burst
-            });
-        }
-        let now = Instant::now();
-        let bucket = self.buckets.entry(project.clone()).or_insert(Bucket {
-            tokens: rate.burst,
-            at: now,
-        });
-        bucket.tokens = (bucket.tokens
-            + now.duration_since(bucket.at).as_secs_f64() * rate.per_second)
-            .min(rate.burst);
-        bucket.at = now;
-        if bucket.tokens >= 1.0 {
-            bucket.tokens -= 1.0;
-            return Ok(());
-        }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Err(((1.0 - bucket.tokens) / rate.per_second * 1_000.0).ceil() as u64)
-    }
-
     /// Decides and commits what is waiting.
     fn flush(&mut self) {
         while !self.pending.is_empty() {
@@ -467,7 +417,7 @@ impl Registrar {
             let users = !ask.is_internal() && !ask.asker.operator;
             if users
                 && !self.is_repeat(&ask)
-                && let Err(after) = self.admit(&ask.project)
+                && let Err(after) = self.buckets.take(&ask.project)
             {
                 self.observe(|o| o.limited += 1);
                 let mut problem = Problem::later(
@@ -524,6 +474,19 @@ impl Registrar {
                     );
                 }
             }
+        }
+    }
+
+    /// Halts when the stream is no longer the one that the ledger is a copy of. A server that is away is no reason to.
+    fn check(&self) {
+        let head = self.writer.head();
+        let log = Arc::clone(&self.log);
+        let checked = self.wait(async move {
+            let check = log.check_not_rewound(head.sequence, *head.hash.as_bytes());
+            tokio::time::timeout(std::time::Duration::from_secs(5), check).await
+        });
+        if let Ok(Err(bus::log::Error::Regression(what))) = checked {
+            self.halt(&StartError::Regression(what), std::iter::empty());
         }
     }
 
@@ -962,6 +925,8 @@ impl Actor for Registrar {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
+        // A stream that was rewound or replaced while nobody wrote is to be noticed before somebody does.
+        ctx.run_interval(CHECK, |registrar, _| registrar.check());
     }
 }
 

@@ -22,8 +22,10 @@ use crate::custodian::Custodian;
 use crate::distribution::{Distribution, Edges, Shared, Wake};
 use crate::front::Front;
 use crate::ingestion::Ingestion;
-use crate::registrar::{Ask, Genesis, Observed, Rate, Registrar};
+use crate::rate::{Buckets, Rate};
+use crate::registrar::{Ask, Genesis, Observed, Registrar};
 use crate::tables::Tables;
+use crate::turns::Turns;
 use crate::vault::{self, Core, Vault};
 use crate::verifier::Verifier;
 use crate::views::Views;
@@ -329,17 +331,20 @@ impl Control {
             let _ = custodian.try_send(Wake);
         });
 
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let queue = bus::queue::Queue::new(connect(nats, &login(Role::Queue)).await?);
+        tokio::spawn(crate::queue::work(queue.clone(), registrar.clone()));
         let ingestion = Arc::new(Ingestion {
             ledger: ledger.clone(),
+            queue,
             registrar,
             vault,
             objects,
             access,
             keys: RwLock::new(ingestion_keys),
             roots: config.roots.clone(),
-            pool: Arc::new(tokio::sync::Semaphore::new(
-                2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
-            )),
+            examinations: Turns::new(2 * cores, cores),
+            uploads: Mutex::new(Buckets::new(config.rate)),
         });
         let door_seen: Arc<OnceLock<bus::door::Door>> = Arc::default();
         let views = Arc::new(Views {
@@ -359,6 +364,7 @@ impl Control {
         let front = Front::spawn(Front {
             ingestion: Arc::clone(&ingestion),
             views,
+            queries: Arc::new(Turns::new(2 * cores, cores)),
             runtime,
         });
         let checks = Arc::new(identity.verifier());

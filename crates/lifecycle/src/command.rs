@@ -7,8 +7,8 @@ use crate::event::{CertificateKind, Facts, Https, ResourceKind, Trust};
 use crate::names::{CertificateId, Digest, Slug};
 use crate::rejection::Reason;
 
-/// A command with the project that it is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A command. Its JSON form is only for commands that wait in a queue for the release that put them there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Operator: see [`CreateProject`].
     CreateProject(CreateProject),
@@ -391,7 +391,7 @@ commands! {
 }
 
 /// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
     /// The opaque id, or `_<role>` for the system's own actors.
     pub actor: String,

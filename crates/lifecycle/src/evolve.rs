@@ -100,7 +100,11 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 token: e.token.clone(),
             };
             state.put(Table::Edge, key::pair(&e.region, &e.edge), &edge);
-            state.put(Table::EdgeToken, key::text(&e.token), &(&e.region, &e.edge));
+            state.put(
+                Table::EdgeToken,
+                key::text(&e.token),
+                &(&e.region, &e.edge, &e.nkey),
+            );
         }
         Event::RegionEdgeEvicted(e) => {
             if let Some(mut edge) = state.edge(e.region.as_str(), e.edge.as_str()) {

@@ -67,7 +67,7 @@ pub enum Table {
     AttachedIn = 26,
     /// NKEY user public key → the project and the actor that it was given to, for ever.
     AccessKey = 27,
-    /// id of an enrolment token → the region and the edge that used it, for ever.
+    /// id of an enrolment token → the region and the edge that used it and the NKEY user public key that it brought, for ever.
     EdgeToken = 28,
     /// project, sequence → the project as it was from that sequence on.
     ProjectHistory = 29,

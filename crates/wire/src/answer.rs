@@ -10,9 +10,11 @@ use lifecycle::rejection::{Code, Reason};
 pub struct Accepted {
     /// The command's idempotency key.
     pub id: Uuid,
-    /// Always `accepted`.
+    /// `accepted`, or `queued` for a command that is durable and will be decided.
     pub outcome: String,
-    /// The sequence of the command's last event. What was asked is in force wherever this sequence is applied.
+    /// The sequence of the command's last event. What was asked is in force wherever this sequence is applied. Absent while
+    /// it is queued.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub sequence: u64,
     /// The events that it became, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -20,6 +22,12 @@ pub struct Accepted {
     /// What else there is to say, by name.
     #[serde(flatten)]
     pub more: serde_json::Map<String, serde_json::Value>,
+}
+
+// Serde hands over a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(sequence: &u64) -> bool {
+    *sequence == 0
 }
 
 /// An event in an answer.
