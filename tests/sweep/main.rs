@@ -21,7 +21,10 @@ const ROUNDS_OF_A_WORLD: u64 = 60;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number")),
+    )
 }
 
 fn rounds() -> u64 {
@@ -86,7 +89,10 @@ fn caught(bug: &'static str, by: &[&str]) {
         Ok(()) => panic!("{bug} was not noticed in {} rounds", rounds()),
         Err((round, finding)) => {
             println!("{bug} was caught in round {round} by {finding}");
-            assert!(by.contains(&finding.check), "{bug} was caught by accident: {finding}");
+            assert!(
+                by.contains(&finding.check),
+                "{bug} was caught by accident: {finding}"
+            );
         }
     }
 }

@@ -94,7 +94,9 @@ impl Node {
 
     /// Waits for its end.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        self.child.wait().expect("a child of ours can be waited for")
+        self.child
+            .wait()
+            .expect("a child of ours can be waited for")
     }
 
     /// Kills it as a crash would.

@@ -257,7 +257,9 @@ impl Traffic {
                 }
                 Some("busy") => {
                     let detail = answer["detail"].as_str().unwrap_or_default();
-                    return Ok(detail.contains("nothing is written").then(|| detail.to_owned()));
+                    return Ok(detail
+                        .contains("nothing is written")
+                        .then(|| detail.to_owned()));
                 }
                 _ => {}
             }

@@ -96,7 +96,6 @@ impl From<Finding> for Trouble {
 pub(crate) struct World {
     runtime: Runtime,
     folder: TempDir,
-    identity: Arc<Identity>,
     server: Option<Server>,
     executable: PathBuf,
     config: server::Config,
@@ -135,7 +134,9 @@ impl World {
             identity_conf: identity.server_conf(now),
         };
         let (server, reader) = runtime.block_on(async {
-            let server = Server::start(&executable, &config).await.expect("it starts");
+            let server = Server::start(&executable, &config)
+                .await
+                .expect("it starts");
             let role = async |role| {
                 connect::connect(&server.url(), &Login::minted(&identity, role))
                     .await
@@ -147,11 +148,11 @@ impl World {
             let reader = role(Role::Follower).await;
             (server, reader)
         });
-        let followers = PLACES.map(|place| Follower::new(place, &folder.path().join("check").join(place)));
+        let followers =
+            PLACES.map(|place| Follower::new(place, &folder.path().join("check").join(place)));
         let (sender, said) = channel();
         Self {
             runtime,
-            identity,
             server: Some(server),
             executable,
             config,
@@ -191,7 +192,11 @@ impl World {
     fn start_nats(&mut self) {
         if self.server.is_none() {
             let started = Server::start(&self.executable, &self.config);
-            self.server = Some(self.runtime.block_on(started).expect("nats-server starts again"));
+            self.server = Some(
+                self.runtime
+                    .block_on(started)
+                    .expect("nats-server starts again"),
+            );
         }
     }
 
@@ -241,7 +246,11 @@ impl World {
     /// Takes what is said until `done`, at most for `limit`. True if it came to that; else the time is over.
     ///
     /// A node that ends by a signal is taken away; one that gives up by itself ends the wait.
-    fn until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<bool, Trouble> {
+    fn until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Result<bool, Trouble> {
         let deadline = Instant::now() + limit;
         loop {
             self.pump();
@@ -261,7 +270,8 @@ impl World {
     }
 
     fn hear(&mut self, life: u64, said: Said) -> Result<(), Trouble> {
-        let place = (0..2).find(|place| self.nodes[*place].as_ref().is_some_and(|n| n.life == life));
+        let place =
+            (0..2).find(|place| self.nodes[*place].as_ref().is_some_and(|n| n.life == life));
         match said {
             Said::Line(line) if line["ready"] == true => {
                 if let Some(node) = place.and_then(|place| self.nodes[place].as_mut()) {
@@ -282,7 +292,10 @@ impl World {
                     let status = node.ended();
                     if !crashed(status) {
                         let complaint = self.complaint(place);
-                        return Err(Trouble::Stuck(format!("{} gave up ({status}): {complaint}", PLACES[place])));
+                        return Err(Trouble::Stuck(format!(
+                            "{} gave up ({status}): {complaint}",
+                            PLACES[place]
+                        )));
                     }
                     self.aborted += 1;
                 }
@@ -300,10 +313,17 @@ impl World {
         node.kill();
         let deadline = Instant::now() + PROGRESS;
         loop {
-            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .said
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok((of, Said::End)) if of == life => break,
                 Ok((of, said)) => self.hear(of, said)?,
-                Err(_) => return Err(Trouble::Stuck("the pipe of a killed process stays open".to_owned())),
+                Err(_) => {
+                    return Err(Trouble::Stuck(
+                        "the pipe of a killed process stays open".to_owned(),
+                    ));
+                }
             }
         }
         self.traffic.forget(life);
@@ -343,7 +363,9 @@ impl World {
         match fault {
             Fault::AtPoint(point) => {
                 let batches = self.traffic.random.below(12);
-                let Some(node) = &mut self.nodes[place] else { return Ok(()) };
+                let Some(node) = &mut self.nodes[place] else {
+                    return Ok(());
+                };
                 node.arm(point, &arming(batches));
                 self.await_abort(place)?;
             }
@@ -392,7 +414,9 @@ impl World {
                 self.start(other, None);
                 let target = self.traffic.answered + 20;
                 if !self.until(PROGRESS, |world| world.traffic.answered >= target)? {
-                    return Err(Trouble::Stuck("the second node does not work while the first is stopped".to_owned()));
+                    return Err(Trouble::Stuck(
+                        "the second node does not work while the first is stopped".to_owned(),
+                    ));
                 }
                 if let Some(node) = &mut self.nodes[place] {
                     node.signal(Signal::CONT);
@@ -410,10 +434,13 @@ impl World {
                 let waiting = self.traffic.waiting();
                 let target = self.traffic.answered + 60;
                 let answered = |world: &Self| {
-                    world.traffic.answered >= target && !waiting.iter().any(|tag| world.traffic.waits(*tag))
+                    world.traffic.answered >= target
+                        && !waiting.iter().any(|tag| world.traffic.waits(*tag))
                 };
                 if !self.until(PROGRESS, answered)? {
-                    return Err(Trouble::Stuck("two nodes at once bring each other to a standstill".to_owned()));
+                    return Err(Trouble::Stuck(
+                        "two nodes at once bring each other to a standstill".to_owned(),
+                    ));
                 }
                 let victim = usize::from(self.traffic.random.below(2) == 0);
                 self.kill(victim)?;
@@ -504,11 +531,17 @@ impl World {
     }
 
     fn request(&self, subject: &str, body: &Value, deadline: Instant) -> Checked<Value> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         loop {
             let asked = self.reader.request(subject.to_owned(), body.clone().into());
             match self.runtime.block_on(asked) {
-                Ok(answer) => return Ok(serde_json::from_slice(&answer.payload).unwrap_or_default()),
+                Ok(answer) => {
+                    return Ok(serde_json::from_slice(&answer.payload).unwrap_or_default());
+                }
                 Err(error) if Instant::now() >= deadline => {
                     return Err(Finding {
                         check: "I9",

@@ -44,7 +44,7 @@ pub const MAILBOX: usize = 2_048;
 /// A command for the registrar.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Ask {
-    /// The dedup space: the commanding project, or [`INTERNAL_SPACE`].
+    /// The dedup space: the project of the subject, or [`INTERNAL_SPACE`].
     pub space: String,
     /// The idempotency key.
     pub id: Uuid,
@@ -446,7 +446,10 @@ impl Registrar {
             }
             let committed = if building.messages.is_empty() {
                 Ok(())
-            } else if faults::planted("answer-before-fsync") {
+            } else if faults::planted("answer-before-fsync")
+                // A repeat is answered from the ledger, which would show the bug without any crash.
+                && !taken.iter().any(|(_, _, fate)| matches!(fate, Fate::Repeat(_)))
+            {
                 self.late = Some(building.done());
                 Ok(())
             } else {
@@ -743,9 +746,15 @@ impl<'a> Building<'a> {
         }
     }
 
+    /// A rejection belongs to the project of the subject; where there is none, to whoever asked.
     fn rejected(&self, ask: &Ask, reasons: Vec<Reason>) -> (Slug, Event) {
+        let known = lifecycle::state::State::project(&self.overlay, ask.project.as_str()).is_some();
         (
-            ask.asker.project.clone(),
+            if known {
+                ask.project.clone()
+            } else {
+                ask.asker.project.clone()
+            },
             CommandRejected {
                 command: ask.name.clone(),
                 reasons,
