@@ -257,7 +257,7 @@ impl Up {
         command
             .args(&self.flags)
             .envs(self.environment.iter().map(|(n, v)| (n, v)));
-        let process = Process::start(command, &self.folder, "up");
+        let mut process = Process::start(command, &self.folder, "up");
         let ready = process.ready();
         Chancery {
             process,
@@ -432,9 +432,9 @@ impl Serve {
     /// When it does not become ready.
     #[must_use]
     pub fn start(config: &Path) -> Self {
-        let started = Self::start_unready(config);
-        let ready = started.process.ready();
-        Self { ready, ..started }
+        let mut started = Self::start_unready(config);
+        started.ready = started.process.ready();
+        started
     }
 
     /// Starts the roles of a configuration file without waiting.
@@ -507,7 +507,7 @@ impl Process {
         }
     }
 
-    fn ready(&self) -> Value {
+    fn ready(&mut self) -> Value {
         let deadline = Instant::now() + READY_LIMIT;
         loop {
             let text = fs::read_to_string(&self.stdout).unwrap_or_default();
@@ -518,12 +518,13 @@ impl Process {
             if let Some(ready) = ready {
                 return ready;
             }
-            let gone = is_zombie(self.child.id());
-            assert!(
-                !gone,
-                "it ended before it was ready:\n{text}\n{}",
-                tail_of(&self.stderr)
-            );
+            let gone = self.child.try_wait().ok().flatten();
+            if let Some(status) = gone {
+                panic!(
+                    "it ended with {status} before it was ready:\n{text}\n{}",
+                    tail_of(&self.stderr)
+                );
+            }
             assert!(
                 Instant::now() < deadline,
                 "not ready within {READY_LIMIT:?}:\n{text}\n{}",
@@ -609,8 +610,4 @@ fn children(parent: u32) -> Vec<Descendant> {
     text.split_whitespace()
         .filter_map(|pid| Descendant::of(pid.parse().ok()?))
         .collect()
-}
-
-fn is_zombie(pid: u32) -> bool {
-    i32::try_from(pid).ok().and_then(Descendant::of).is_none()
 }

@@ -8,38 +8,60 @@ use std::process::Command;
 use harness::checkout;
 use serde_json::Value;
 
+/// What is built on this platform. The lock file and `cargo metadata` also name crates of features that are off, so the
+/// tree decides.
 fn packages() -> Vec<Value> {
-    let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--offline",
-            "--locked",
-            "--filter-platform",
-        ])
-        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
-        .current_dir(checkout())
-        .output()
-        .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
-    // Of all that the lock file names, what is built on this platform.
-    let nodes = metadata["resolve"]["nodes"]
-        .as_array()
-        .expect("a list")
-        .iter();
-    let used: BTreeSet<&str> = nodes
-        .map(|node| node["id"].as_str().expect("an id"))
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let cargo = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args(arguments)
+            .args(["--offline", "--locked"])
+            .current_dir(checkout())
+            .output()
+            .expect("cargo runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("cargo writes UTF-8")
+    };
+    let tree = cargo(&[
+        "tree",
+        "--workspace",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+        "--target",
+        &platform,
+    ]);
+    let used: BTreeSet<(&str, &str)> = tree
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?.strip_prefix('v')?))
+        })
         .collect();
+    let metadata: Value = serde_json::from_str(&cargo(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--filter-platform",
+        &platform,
+    ]))
+    .expect("cargo writes JSON");
     let all = metadata["packages"].as_array().expect("a list").iter();
-    all.filter(|package| used.contains(package["id"].as_str().expect("an id")))
+    let packages: Vec<Value> = all
+        .filter(|p| used.contains(&(text(p, "name"), text(p, "version"))))
         .cloned()
-        .collect()
+        .collect();
+    assert_eq!(
+        packages.len(),
+        used.len(),
+        "each crate of the tree has its metadata"
+    );
+    packages
 }
 
 fn deny() -> toml::Table {

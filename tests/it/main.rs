@@ -3,6 +3,7 @@
 mod dependencies;
 mod guards;
 mod path;
+mod queue;
 mod search;
 mod stage;
 mod tour;
