@@ -227,17 +227,13 @@ impl Feed {
         let project = &envelope.project;
         let here = |region: &Slug| *region == self.region;
         match &envelope.event {
-            Event::CertificateAdded(e) => self.certificate_rows(tables, e.id),
-            Event::CertificateReplaced(e) => {
-                // Versions that left with it are in the row of before only; what led to them must go from the edges too.
-                let mut rows = self.certificate_rows(tables, e.id);
-                if !e.dropped.is_empty()
-                    && let Some(before) =
-                        history::certificate_at(tables, e.id, envelope.sequence - 1)
-                {
-                    rows.extend(rows_of(&before));
-                }
-                rows
+            // A version that is being verified is no candidate yet: what it changes at the edges, its verification changes.
+            Event::CertificateAdded(_) => Vec::new(),
+            // Versions that left with it are in the row of before only; what led to them must go from the edges.
+            Event::CertificateReplaced(e) if !e.dropped.is_empty() => {
+                history::certificate_at(tables, e.id, envelope.sequence - 1)
+                    .map(|before| rows_of(&before))
+                    .unwrap_or_default()
             }
             Event::CertificateVerified(e) => self.certificate_rows(tables, e.id),
             Event::CertificateRevoked(e) => self.certificate_rows(tables, e.id),

@@ -106,7 +106,7 @@ impl Ingestion {
         let asked = request::parse(project.as_str(), &noun, &verb, &body)
             .map_err(|p| with_id(Box::new(p)))?;
         let ask = |digest, command, objects| Ask {
-            space: asker.project.as_str().to_owned(),
+            space: project.as_str().to_owned(),
             id,
             digest,
             project: project.clone(),
@@ -144,10 +144,10 @@ impl Ingestion {
                     .map_err(with_id);
                 let mut brought = match brought {
                     Ok(brought) => brought,
-                    Err(problem) => return self.first_outcome(&asker, id).ok_or(problem),
+                    Err(problem) => return self.first_outcome(&project, id).ok_or(problem),
                 };
                 let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
-                if let Some(answer) = self.decided(&asker, id, digest) {
+                if let Some(answer) = self.decided(&project, id, digest) {
                     return Ok(answer);
                 }
                 self.keep(&project, &mut brought).await.map_err(with_id)?;
@@ -172,10 +172,10 @@ impl Ingestion {
                     .map_err(with_id);
                 let mut brought = match brought {
                     Ok(brought) => brought,
-                    Err(problem) => return self.first_outcome(&asker, id).ok_or(problem),
+                    Err(problem) => return self.first_outcome(&project, id).ok_or(problem),
                 };
                 let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
-                if let Some(answer) = self.decided(&asker, id, digest) {
+                if let Some(answer) = self.decided(&project, id, digest) {
                     return Ok(answer);
                 }
                 self.keep(&project, &mut brought).await.map_err(with_id)?;
@@ -291,11 +291,11 @@ impl Ingestion {
 
     /// The outcome of a command that was decided before. What can no longer be examined, because it has expired since for
     /// instance, still has the outcome that it had.
-    fn first_outcome(&self, asker: &Asker, id: Uuid) -> Option<Answer> {
+    fn first_outcome(&self, project: &Slug, id: Uuid) -> Option<Answer> {
         let tables = Tables::of(&self.ledger);
         let outcome = tables
             .0
-            .outcome(asker.project.as_str(), id.as_bytes())
+            .outcome(project.as_str(), id.as_bytes())
             .ok()
             .flatten()?;
         Some(crate::registrar::answer_of(
@@ -454,11 +454,11 @@ impl Ingestion {
     }
 
     /// The answer to a command that was decided before: nothing has to be kept for it again.
-    fn decided(&self, asker: &Asker, id: Uuid, digest: [u8; 32]) -> Option<Answer> {
+    fn decided(&self, project: &Slug, id: Uuid, digest: [u8; 32]) -> Option<Answer> {
         let tables = Tables::of(&self.ledger);
         let outcome = tables
             .0
-            .outcome(asker.project.as_str(), id.as_bytes())
+            .outcome(project.as_str(), id.as_bytes())
             .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))?;
         Some(answer_of(&tables, &outcome, digest))
     }

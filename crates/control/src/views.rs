@@ -258,8 +258,7 @@ impl Views {
             }
             if since > 0 {
                 unserved |= live.of == 0;
-                if live.of == 0 || live.applied < since.min(self.edges.relevant(region).max(since))
-                {
+                if live.of == 0 || live.applied < since {
                     behind.push(json!({"region": region, "edges": behind_names(&live), "applied": live.applied, "wanted": since}));
                 }
             }

@@ -75,7 +75,7 @@ pub struct Envelope {
 pub struct CommandRef {
     /// The idempotency key.
     pub id: Uuid,
-    /// Its dedup space: the commanding project, or [`INTERNAL_SPACE`].
+    /// Its dedup space: the project of the command's subject, or [`INTERNAL_SPACE`].
     pub space: String,
     /// From 1.
     pub index: u32,
