@@ -239,39 +239,25 @@ impl Registrar {
     fn catch_up(&mut self) -> Result<(), StartError> {
         let head = self.writer.head();
         let log = Arc::clone(&self.log);
-        self.wait(async move {
-            log.check_not_rewound(head.sequence, *head.hash.as_bytes())
-                .await
-        })
-        .map_err(|error| match error {
-            bus::log::Error::Regression(what) => StartError::Regression(what),
-            error => StartError::Log(error),
-        })?;
+        self.wait(not_rewound(log, head))?;
         let log = Arc::clone(&self.log);
         let mut tail = self.wait(async move { log.tail(head.sequence + 1).await })?;
-        let mut wanted = HashSet::new();
+        let mut store = None;
         loop {
             let page;
             (tail, page) = self.wait(next_page(tail));
             let page = page.map_err(|gap| StartError::Regression(gap.to_string()))?;
             if page.is_empty() {
-                return if wanted.is_empty() {
-                    Ok(())
-                } else {
-                    self.fetch_objects(wanted)
-                };
+                return Ok(());
             }
+            // The certificates come before the events that name them: after a crash in between only events that are not
+            // there yet are looked at again.
+            self.fetch_objects(&mut store, &page)?;
             let tables = Tables::of(&self.ledger);
             let mut applier = Applier::new(&tables, self.writer.head());
             applier.time = self.time;
             for entry in page {
                 applier.push(entry.sequence, entry.bytes.to_vec())?;
-                wanted.extend(certificates_of(&entry.bytes).into_iter().filter(|hash| {
-                    !tables
-                        .0
-                        .has_object(hash)
-                        .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
-                }));
             }
             self.time = applier.time;
             self.writer
@@ -281,13 +267,35 @@ impl Registrar {
         }
     }
 
-    /// Copies certificates from the content store's stream that caught-up events name and this ledger lacks.
-    fn fetch_objects(&mut self, mut wanted: HashSet<[u8; 32]>) -> Result<(), StartError> {
-        let objects = Arc::clone(&self.objects);
-        let mut tail = self.wait(async move { objects.tail(1).await })?;
+    /// Copies certificates that events name and this ledger lacks from the content store's stream, of which `store` is a
+    /// reader once one was needed. All that it passes is kept: later events will name it.
+    fn fetch_objects(
+        &mut self,
+        store: &mut Option<Tail>,
+        events: &[Entry],
+    ) -> Result<(), StartError> {
+        let tables = Tables::of(&self.ledger);
+        let mut wanted: HashSet<[u8; 32]> = events
+            .iter()
+            .flat_map(|entry| certificates_of(&entry.bytes))
+            .filter(|hash| {
+                !tables
+                    .0
+                    .has_object(hash)
+                    .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+            })
+            .collect();
+        drop(tables);
         while !wanted.is_empty() {
-            let page;
-            (tail, page) = self.wait(next_page(tail));
+            let tail = match store.take() {
+                Some(tail) => tail,
+                None => {
+                    let objects = Arc::clone(&self.objects);
+                    self.wait(async move { objects.tail(1).await })?
+                }
+            };
+            let (tail, page) = self.wait(next_page(tail));
+            *store = Some(tail);
             let page = page.map_err(|gap| StartError::Regression(gap.to_string()))?;
             if page.is_empty() {
                 return Err(StartError::Regression(format!(
@@ -295,12 +303,14 @@ impl Registrar {
                     wanted.len()
                 )));
             }
-            let found: Vec<([u8; 32], Vec<u8>)> = page
+            let passed: Vec<([u8; 32], Vec<u8>)> = page
                 .into_iter()
                 .map(|entry| (ledger::Hash::of(&entry.bytes).0, entry.bytes.to_vec()))
-                .filter(|(hash, _)| wanted.remove(hash))
+                .inspect(|(hash, _)| {
+                    wanted.remove(hash);
+                })
                 .collect();
-            self.writer.put_objects(found).map_err(ApplyError::from)?;
+            self.writer.put_objects(passed).map_err(ApplyError::from)?;
         }
         Ok(())
     }
@@ -596,6 +606,23 @@ impl Registrar {
         metrics::counter!("chancery_registrar_commands_total").increment(commands);
         metrics::gauge!("chancery_log_head").set(self.writer.head().sequence as f64);
         faults::point("registrar-after-answer");
+    }
+}
+
+/// Compares the log's head with the ledger's. A server that does not answer is asked again: to be fenced just when it is away
+/// is no reason to halt.
+async fn not_rewound(log: Arc<bus::log::Log>, head: Head) -> Result<(), StartError> {
+    loop {
+        let checked = log.check_not_rewound(head.sequence, *head.hash.as_bytes());
+        match checked.await {
+            Ok(()) => return Ok(()),
+            Err(bus::log::Error::JetStream(error)) => {
+                tracing::warn!(%error, "the log cannot be asked now; trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+            Err(bus::log::Error::Regression(what)) => return Err(StartError::Regression(what)),
+            Err(error) => return Err(StartError::Log(error)),
+        }
     }
 }
 
