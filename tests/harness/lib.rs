@@ -123,6 +123,21 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
+/// Kills a process that one of ours started, if `argument` is among its arguments: a process id alone may be another's by now.
+///
+/// # Panics
+/// When it is not that process.
+pub fn kill_process_of(pid: &str, argument: &Path) {
+    let pid: i32 = pid.trim().parse().expect("a process id");
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+    let wanted = argument.canonicalize().expect("it is there");
+    let ours = arguments
+        .split(|&byte| byte == 0)
+        .any(|given| given == wanted.as_os_str().as_encoded_bytes());
+    assert!(ours, "process {pid} is not ours");
+    kill_process(Pid::from_raw(pid).expect("not zero"), Signal::KILL).expect("it can be killed");
+}
+
 /// Waits for a child of ours, at most for `limit`.
 fn ended(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
     let deadline = Instant::now() + limit;

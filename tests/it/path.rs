@@ -686,6 +686,78 @@ fn everything_survives_an_orderly_restart_and_a_crash() {
     drop(kept);
 }
 
+#[test]
+fn the_loss_of_nats_costs_time_and_nothing_else() {
+    let stage = Stage::new();
+    let host = "www.example.com";
+    stage.bucket(host);
+    let mut current = stage.ca.issue(host);
+    stage.upload("site", &current);
+    stage.serves(host, &current);
+    for _ in 0..2 {
+        let pid = fs::read_to_string(stage.chancery.state().join("nats/nats.pid"))
+            .expect("the server writes its process id");
+        harness::kill_process_of(&pid, &stage.chancery.state().join("nats/nats.conf"));
+        throughout(
+            "the edge serves without NATS",
+            Duration::from_secs(1),
+            || served_now(stage.chancery.https(), host, &current),
+        );
+        // The command line asks until somebody answers, with the same id.
+        let newer = stage.ca.issue(host);
+        eventually("an upload goes through again", SOON, || {
+            let outcome = certificate(&stage.alice, "replace", "site", &newer, &["--wait"]);
+            if outcome.status == 0 {
+                Ok(())
+            } else {
+                Err(format!("{outcome:?}"))
+            }
+        });
+        stage.serves(host, &newer);
+        stage.operator.run(&["audit", "verify"]).ok();
+        stage.operator.run(&["audit", "rebuild"]).ok();
+        current = newer;
+    }
+}
+
+#[test]
+fn what_can_be_rebuilt_is_rebuilt() {
+    let stage = Stage::new();
+    let host = "www.example.com";
+    stage.bucket(host);
+    let leaf = stage.ca.issue(host);
+    stage.upload("site", &leaf);
+    stage.serves(host, &leaf);
+    let before = stage.operator.run(&["events", "replay"]).ok().stdout;
+    let Stage {
+        chancery,
+        origin: _origin,
+        ..
+    } = stage;
+    let state = chancery.state();
+    let folder = chancery.folder().to_owned();
+    let kept = chancery.stop();
+    // As docs/operate.md says: these are copies.
+    fs::remove_file(state.join("ledger.redb")).expect("it was there");
+    fs::remove_file(state.join("operator.creds")).expect("it was there");
+    fs::remove_file(state.join("edges/local.local-1/edge.redb")).expect("it was there");
+    let again = Up::in_folder(&folder).start();
+    served_now(again.https(), host, &leaf).expect("ready means that the edge has applied the head");
+    assert!(
+        again
+            .operator()
+            .run(&["events", "replay"])
+            .ok()
+            .stdout
+            .starts_with(&before),
+        "the same log"
+    );
+    again.operator().run(&["audit", "verify"]).ok();
+    again.operator().run(&["audit", "rebuild"]).ok();
+    drop(again);
+    drop(kept);
+}
+
 /// Control with its NATS server, and the edge, in two processes that start and end apart.
 struct Apart {
     folder: tempfile::TempDir,

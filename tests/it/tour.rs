@@ -1,8 +1,9 @@
-//! README's Python program, run as a tenant would run it.
+//! README, run as a reader would run it: each command of its tour, and its Python program as a tenant.
 
+use std::fs;
 use std::process::Command;
 
-use harness::{checkout, handshake, tool};
+use harness::{Chancery, checkout, handshake, tool};
 
 use crate::stage::Stage;
 
@@ -74,4 +75,91 @@ fn a_tenant_needs_nothing_but_a_nats_client() {
     assert_eq!(seen, leaf.der);
     // Run again, the same ids give the same outcomes.
     run("serve");
+}
+
+/// The commands of the `console` blocks after a heading, continued lines joined.
+fn commands(document: &str, after: &str) -> Vec<String> {
+    let (_, rest) = document.split_once(after).expect("README has this heading");
+    let mut commands: Vec<String> = Vec::new();
+    let mut block = None;
+    for line in rest.lines() {
+        if let Some(kind) = line.strip_prefix("```") {
+            block = if block.is_some() { None } else { Some(kind) };
+        } else if block == Some("console") {
+            match (line.strip_prefix("$ "), commands.last_mut()) {
+                (Some(command), _) => commands.push(command.to_owned()),
+                (None, Some(last)) if last.ends_with('\\') => {
+                    last.pop();
+                    last.push_str(line.trim());
+                }
+                _ => {}
+            }
+        }
+    }
+    commands
+}
+
+#[test]
+fn each_command_of_the_tour_does_what_it_says() {
+    let chancery = Chancery::up();
+    let folder = chancery.folder();
+    let origin = harness::free_port();
+    let readme = fs::read_to_string(checkout().join("README.md")).expect("README is there");
+    let all = commands(&readme, "## A ten-minute tour");
+    let (up, rest) = all.split_first().expect("the tour has commands");
+    assert!(
+        up.contains("chancery up"),
+        "the first one starts the system, which the test has done: {up}"
+    );
+    // Ports are the test's own, and what the tour puts into the checkout goes into the test's folder.
+    let script: String = rest
+        .iter()
+        .map(|command| {
+            let mut command = command
+                .replace(":8443", &format!(":{}", chancery.https().port()))
+                .replace("8333", &origin.to_string())
+                .replace(
+                    "$PWD/target/release",
+                    &harness::binary()
+                        .parent()
+                        .expect("it is in a folder")
+                        .display()
+                        .to_string(),
+                );
+            for script in ["scripts/", ".tools/bin/", "tests/tour/"] {
+                command = command.replace(script, &checkout().join(script).display().to_string());
+            }
+            if command.starts_with("curl ") {
+                // The store of the tour has just been started.
+                command = command.replacen(
+                    "curl ",
+                    "curl --retry 20 --retry-delay 1 --retry-all-errors --fail --noproxy '*' ",
+                    1,
+                );
+            }
+            format!("echo '>>' {command:?}\n{command}\n")
+        })
+        .collect();
+    fs::write(
+        folder.join("tour.sh"),
+        format!("set -euo pipefail\ntrap 'kill $!' EXIT\n{script}"),
+    )
+    .expect("written");
+    let mut bash = Command::new("bash");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHANCERY_")) {
+        bash.env_remove(name);
+    }
+    let output = bash
+        .arg("tour.sh")
+        .current_dir(folder)
+        .output()
+        .expect("bash runs");
+    let said = format!(
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    assert!(said.contains("Hello."), "curl fetched the object: {said}");
+    assert!(said.contains("caught up"), "the Python program ran: {said}");
 }
