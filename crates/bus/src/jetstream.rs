@@ -186,6 +186,14 @@ impl Stream {
 
     /// Reads one message through the stream's leader, which alone has every committed one.
     pub(crate) async fn message(&self, sequence: u64) -> Result<Option<Entry>, Error> {
+        Ok(self.stored(sequence).await?.map(|(entry, _)| entry))
+    }
+
+    /// The same, with the id of the atomic batch that brought it, if one did.
+    pub(crate) async fn stored(
+        &self,
+        sequence: u64,
+    ) -> Result<Option<(Entry, Option<String>)>, Error> {
         #[derive(Deserialize)]
         struct Answer {
             message: Stored,
@@ -196,21 +204,30 @@ impl Stream {
             seq: u64,
             #[serde(default)]
             data: String,
+            #[serde(default)]
+            hdrs: String,
         }
         let subject = format!("$JS.API.STREAM.MSG.GET.{}", self.name);
         match request::<Answer>(&self.client, &subject, &json!({"seq": sequence})).await {
             Ok(Answer { message }) => {
-                let bytes =
+                let decode = |text: &str| {
                     BASE64
-                        .decode(message.data.as_bytes())
+                        .decode(text.as_bytes())
                         .map_err(|_| Error::Unreadable {
                             what: subject.clone(),
-                        })?;
-                Ok(Some(Entry {
+                        })
+                };
+                let headers = String::from_utf8_lossy(&decode(&message.hdrs)?).into_owned();
+                let batch = headers
+                    .lines()
+                    .find_map(|line| line.strip_prefix("Nats-Batch-Id:"))
+                    .map(|id| id.trim().to_owned());
+                let entry = Entry {
                     sequence: message.seq,
                     subject: message.subject,
-                    bytes: bytes.into(),
-                }))
+                    bytes: decode(&message.data)?.into(),
+                };
+                Ok(Some((entry, batch)))
             }
             Err(Error::Refused {
                 code: NO_MESSAGE, ..
@@ -231,7 +248,14 @@ impl Stream {
     }
 
     /// Sends records once, as one plain message or one atomic batch, on the condition that the head is `expected`.
-    pub(crate) async fn attempt(&self, expected: u64, records: &[Record]) -> Attempt {
+    ///
+    /// `batch` is the batch's id: at most 64 characters, and another one for each attempt.
+    pub(crate) async fn attempt(
+        &self,
+        expected: u64,
+        records: &[Record],
+        batch: String,
+    ) -> Attempt {
         let Some((last, earlier)) = records.split_last() else {
             return Attempt::Unknown("nothing to store".to_owned());
         };
@@ -240,7 +264,7 @@ impl Stream {
         if !crate::faults::planted("no-cas") {
             condition.insert("Nats-Expected-Last-Sequence", expected.to_string());
         }
-        let batch = (!earlier.is_empty()).then(|| uuid::Uuid::new_v4().simple().to_string());
+        let batch = (!earlier.is_empty()).then_some(batch);
         let headers_of = |index: usize, record: &Record| {
             let mut headers = if index == 0 {
                 condition.clone()

@@ -136,6 +136,8 @@ impl Writer {
         }
         let count = records.len() as u64;
         let _alone = self.one_in_flight.lock().await;
+        // Its attempts' batches are `<id>-<attempt>`, by which what is stored can be told from what looks the same.
+        let id = uuid::Uuid::new_v4().simple().to_string();
         let began = Instant::now();
         let mut below_since: Option<Instant> = None;
         let mut attempts = 0;
@@ -145,7 +147,11 @@ impl Writer {
                 return Err(Error::Stopped);
             }
             attempts += 1;
-            let reason = match self.stream.attempt(expected, records).await {
+            let reason = match self
+                .stream
+                .attempt(expected, records, format!("{id}-{attempts}"))
+                .await
+            {
                 Attempt::Stored(last) => {
                     faults::point(self.stream.name, "after-ack");
                     if last != expected + count && !faults::planted("no-cas") {
@@ -159,7 +165,7 @@ impl Writer {
                         attempts,
                     });
                 }
-                Attempt::WrongHead => match self.resolve(expected, records).await {
+                Attempt::WrongHead => match self.resolve(expected, records, &id).await {
                     Ok(Resolved::Ours) => {
                         return Ok(Appended {
                             first: expected + 1,
@@ -208,6 +214,7 @@ impl Writer {
         &self,
         expected: u64,
         records: &[Record],
+        id: &str,
     ) -> Result<Resolved, jetstream::Error> {
         let head = self.stream.state().await?.last;
         if head < expected {
@@ -216,16 +223,25 @@ impl Writer {
         if head == expected {
             return Ok(Resolved::Unsettled);
         }
+        let mut first_is_ours = false;
         for (index, (sequence, record)) in (expected + 1..).zip(records).enumerate() {
-            let stored = self.stream.message(sequence).await?;
-            if !stored.is_some_and(|stored| {
-                stored.bytes == record.bytes && stored.subject == record.subject
-            }) {
-                return Ok(if index == 0 {
-                    Resolved::Others { head }
-                } else {
+            let stored = self.stream.stored(sequence).await?;
+            let same = stored.as_ref().is_some_and(|(entry, _)| {
+                entry.bytes == record.bytes && entry.subject == record.subject
+            });
+            if !same {
+                // Another writer's batch may well begin with the same bytes: two were asked the same.
+                return Ok(if first_is_ours {
                     Resolved::Torn
+                } else {
+                    Resolved::Others { head }
                 });
+            }
+            if index == 0 {
+                let batch = stored.and_then(|(_, batch)| batch);
+                first_is_ours = batch
+                    .and_then(|batch| Some(batch.strip_prefix(id)?.starts_with('-')))
+                    .unwrap_or(false);
             }
         }
         Ok(Resolved::Ours)
@@ -237,7 +253,7 @@ enum Resolved {
     Ours,
     /// Other bytes are there.
     Others { head: u64 },
-    /// Ours begin and others follow, which an atomic batch excludes.
+    /// The first record of one of our batches is there and others follow, which an atomic batch excludes.
     Torn,
     /// The stream ends before the expected head.
     Below { head: u64 },

@@ -125,6 +125,38 @@ async fn a_writer_that_is_behind_is_fenced_and_leaves_no_trace() {
     }
 }
 
+/// Two nodes were asked the same and put the same bytes first, then different ones. The slower of them was fenced, and took
+/// the faster one's batch for the half of its own, after which it would never have written again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_begins_like_another_writers_is_fenced_and_not_torn() {
+    let bed = Bed::start().await;
+    let first = Log::new(bed.role(Role::Registrar).await);
+    let second = Log::new(bed.role(Role::Registrar).await);
+    let batch = |then: &str| [records("same", 2), records(then, 2)].concat();
+    first.append(0, &batch("first")).await.unwrap();
+    for slower in [batch("second"), batch("second")[..3].to_vec()] {
+        let error = second.append(0, &slower).await.unwrap_err();
+        assert!(matches!(error, log::Error::Fenced { head: 4 }), "{error}");
+    }
+    // What tells them apart: the server keeps the batch's id with each record.
+    let client = bed.role(Role::Follower).await;
+    for sequence in 1..=4 {
+        let asked = format!("{{\"seq\":{sequence}}}");
+        let answer = client
+            .request("$JS.API.STREAM.MSG.GET.LOG", asked.into())
+            .await
+            .unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        let headers = data_encoding::BASE64
+            .decode(answer["message"]["hdrs"].as_str().unwrap().as_bytes())
+            .unwrap();
+        assert!(
+            String::from_utf8_lossy(&headers).contains("Nats-Batch-Id:"),
+            "{sequence}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_competing_writers_never_interleave() {
     let bed = Bed::start().await;
