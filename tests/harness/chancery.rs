@@ -455,6 +455,12 @@ impl Serve {
         }
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// The operator's command line, if this process has the control role.
     #[must_use]
     pub fn operator(&self) -> Cli {

@@ -1,17 +1,18 @@
 //! The whole path: what a person does on the command line, seen by real TLS clients at the edge.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::{
-    Ca, Chancery, Cli, Key, Leaf, Origin, SOON, SeaweedFs, Serve, Up, curl, eventually,
-    free_address, handshake, throughout,
+    Ca, Chancery, Cli, Key, Leaf, Origin, SOON, SeaweedFs, Serve, Up, curl, eventually, handshake,
+    throughout,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::stage::{Stage, dark, dark_now, ranking, resource, served_now, serves, upload, wait};
+use crate::stage::{
+    Apart, Stage, dark, dark_now, ranking, resource, served_now, serves, upload, wait,
+};
 
 fn words(leaf: &Leaf) -> [String; 4] {
     [
@@ -756,50 +757,6 @@ fn what_can_be_rebuilt_is_rebuilt() {
     again.operator().run(&["audit", "rebuild"]).ok();
     drop(again);
     drop(kept);
-}
-
-/// Control with its NATS server, and the edge, in two processes that start and end apart.
-struct Apart {
-    folder: tempfile::TempDir,
-    https: SocketAddr,
-    control: Serve,
-}
-
-impl Apart {
-    fn start() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("chancery-apart-")
-            .tempdir()
-            .expect("a folder");
-        let (nats, https, http) = (free_address(), free_address(), free_address());
-        fs::write(
-            folder.path().join("control.toml"),
-            format!("state = 'control'\nroles = ['nats', 'control']\n[nats]\nlisten = '{nats}'\n[control]\nregions = ['eu-1']\n"),
-        )
-        .expect("written");
-        fs::write(
-            folder.path().join("edge.toml"),
-            format!(
-                "state = 'edge'\nroles = ['edge']\n[nats]\nurl = 'nats://{nats}'\n[[edge]]\nregion = 'eu-1'\nname = 'edge-7'\n\
-                 https = '{https}'\nhttp = '{http}'\ntoken = 'edge-7.token'\n"
-            ),
-        )
-        .expect("written");
-        let control = Serve::start(&folder.path().join("control.toml"));
-        Self {
-            folder,
-            https,
-            control,
-        }
-    }
-
-    fn file(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn operator(&self) -> Cli {
-        self.control.operator()
-    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::{BASE64, BASE64URL, HEXLOWER, HEXUPPER};
 use harness::{Key, Leaf, Spy, Up};
 
-use crate::stage::{Stage, upload, wait};
+use crate::stage::{Apart, Stage, resource, upload, wait};
 
 /// A part of a key that is as good as the key, and what it is called in a message.
 struct Needle {
@@ -285,4 +285,137 @@ fn search(folder: &Path, needles: &[Needle]) {
             file.display()
         );
     }
+}
+
+/// The private, writable memory of a process: what a core dump of it would hold. Nothing, if the kernel does not let us.
+fn memory_of(pid: u32) -> Option<Vec<Vec<u8>>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut pieces = Vec::new();
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (range, rights) = (words.next()?, words.next()?);
+        if !rights.starts_with("rw") {
+            continue;
+        }
+        let (begin, end) = range.split_once('-')?;
+        let (begin, end) = (
+            u64::from_str_radix(begin, 16).ok()?,
+            u64::from_str_radix(end, 16).ok()?,
+        );
+        let mut piece = vec![0; usize::try_from(end - begin).ok()?];
+        // Some pages, such as those of the kernel itself, do not read.
+        if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut piece, begin).is_ok() {
+            pieces.push(piece);
+        }
+    }
+    Some(pieces)
+}
+
+/// Where in the memory of a process a needle stands, beginning with its first bytes, which are rare.
+fn in_memory(pieces: &[Vec<u8>], needles: &[Needle]) -> Vec<String> {
+    let mut seen = Vec::new();
+    let starts: std::collections::HashMap<[u8; 4], Vec<&Needle>> =
+        needles.iter().fold(Default::default(), |mut map, needle| {
+            let start = needle.bytes[..4].try_into().expect("four bytes");
+            let list: &mut Vec<&Needle> =
+                std::collections::HashMap::entry(&mut map, start).or_default();
+            list.push(needle);
+            map
+        });
+    for piece in pieces {
+        for (at, window) in piece.windows(4).enumerate() {
+            let Some(list) = starts.get(window) else {
+                continue;
+            };
+            seen.extend(
+                list.iter()
+                    .filter(|needle| piece[at..].starts_with(&needle.bytes))
+                    .map(|needle| needle.what.clone()),
+            );
+        }
+    }
+    seen
+}
+
+#[test]
+fn the_control_plane_at_rest_holds_no_open_key_and_the_edge_cannot_be_dumped() {
+    let apart = Apart::start();
+    let operator = apart.operator();
+    let token = apart.file("edge-7.token").display().to_string();
+    operator
+        .run(&["edge", "enrol", "eu-1", "edge-7", "--out", &token])
+        .ok();
+    let edge = harness::Serve::start(&apart.file("edge.toml"));
+    let (ca, origin) = (harness::Ca::new(), harness::Origin::start("origin"));
+    operator.run(&["project", "create", "acme"]).ok();
+    resource(
+        &operator,
+        "acme",
+        "media",
+        "bucket",
+        &["eu-1"],
+        &origin.url(),
+    );
+    let acme = operator.project("acme");
+    let mut all = Vec::new();
+    for (name, kind) in [
+        ("rsa", Key::Rsa2048),
+        ("p256", Key::P256),
+        ("p384", Key::P384),
+        ("ed25519", Key::Ed25519),
+    ] {
+        let host = format!("{name}.example.com");
+        acme.run(&["domain", "add", &host, "--resource", "media"])
+            .ok();
+        let leaf = ca.leaf(&host).key(kind).issue();
+        upload(&acme, name, &leaf, &["--region", "eu-1"]);
+        wait(&acme, name, "active");
+        crate::stage::serves(apart.https, &host, &leaf);
+        all.extend(needles(name, kind, &leaf));
+    }
+    // At rest: nothing is under way any more.
+    for (role, pid) in [("control", apart.control.pid()), ("edge", edge.pid())] {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .expect("the kernel lists it");
+        let words: Vec<&str> = core.split_whitespace().collect();
+        assert_eq!(
+            words[4..6],
+            ["0", "0"],
+            "{role} writes no core file: {core}"
+        );
+    }
+    if let Some(pieces) = memory_of(apart.control.pid()) {
+        assert!(
+            pieces.iter().map(Vec::len).sum::<usize>() > 1 << 20,
+            "the memory was read"
+        );
+        harness::eventually(
+            "the control plane forgets open keys",
+            std::time::Duration::from_secs(10),
+            || {
+                let seen = in_memory(
+                    &memory_of(apart.control.pid()).expect("it was readable before"),
+                    &all,
+                );
+                if seen.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("in the memory of the control plane: {seen:?}"))
+                }
+            },
+        );
+    }
+    // The search itself works: the edge, which must hold open keys in its cache, is where it finds them, if it may look at all.
+    if let Some(pieces) = memory_of(edge.pid()) {
+        assert!(
+            !in_memory(&pieces, &all).is_empty(),
+            "the edge serves, so it holds open keys"
+        );
+    }
+    edge.stop();
+    apart.control.stop();
 }

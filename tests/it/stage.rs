@@ -1,8 +1,12 @@
 //! What most tests of the whole path begin with: a running system, a project with a user, an origin and a CA.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use harness::{Ca, Chancery, Cli, Leaf, Origin, SOON, curl, eventually, handshake};
+use harness::{
+    Ca, Chancery, Cli, Leaf, Origin, SOON, Serve, curl, eventually, free_address, handshake,
+};
 use serde_json::Value;
 
 /// The TLS alert `unrecognized_name` (RFC 6066, 3).
@@ -180,4 +184,48 @@ pub(crate) fn ranking(host: &Value) -> Vec<String> {
         .chain(fallbacks)
         .map(name)
         .collect()
+}
+
+/// Control with its NATS server, and the edge, in two processes that start and end apart.
+pub(crate) struct Apart {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) https: SocketAddr,
+    pub(crate) control: Serve,
+}
+
+impl Apart {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("chancery-apart-")
+            .tempdir()
+            .expect("a folder");
+        let (nats, https, http) = (free_address(), free_address(), free_address());
+        fs::write(
+            folder.path().join("control.toml"),
+            format!("state = 'control'\nroles = ['nats', 'control']\n[nats]\nlisten = '{nats}'\n[control]\nregions = ['eu-1']\n"),
+        )
+        .expect("written");
+        fs::write(
+            folder.path().join("edge.toml"),
+            format!(
+                "state = 'edge'\nroles = ['edge']\n[nats]\nurl = 'nats://{nats}'\n[[edge]]\nregion = 'eu-1'\nname = 'edge-7'\n\
+                 https = '{https}'\nhttp = '{http}'\ntoken = 'edge-7.token'\n"
+            ),
+        )
+        .expect("written");
+        let control = Serve::start(&folder.path().join("control.toml"));
+        Self {
+            folder,
+            https,
+            control,
+        }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn operator(&self) -> Cli {
+        self.control.operator()
+    }
 }
