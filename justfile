@@ -21,8 +21,20 @@ up *ARGUMENTS:
 
 # the tests of the whole path, or those whose names hold WORD
 path WORD='':
+    scripts/setup
     cargo build --locked -p chancery
     cargo test --locked -p tests --test it -- {{WORD}}
+
+# the crash sweep, ROUNDS rounds of it: 5000 is a night
+sweep ROUNDS='240':
+    scripts/setup
+    SWEEP_ROUNDS={{ROUNDS}} cargo test --locked -p tests --features faults --test sweep -- --nocapture
+
+# a table of what this machine reaches, compared with the targets: --quick, --million, --only PART
+bench *ARGUMENTS:
+    scripts/setup
+    cargo build --release --locked -p chancery -p edge --bins --examples
+    cargo run --release --locked -p tests --example bench -- {{ARGUMENTS}}
 
 # formatting and lints
 lint:
