@@ -2,8 +2,11 @@
 
 mod dependencies;
 mod guards;
+mod hostile;
 mod path;
 mod queue;
+mod raw;
 mod search;
 mod stage;
 mod tour;
+mod two;
