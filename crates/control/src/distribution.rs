@@ -172,8 +172,11 @@ pub struct Shared {
 
 struct Region {
     feed: Arc<Feed>,
-    /// Published up to here.
+    /// Published up to here: edges that have everything are here.
     published: u64,
+    /// Looked through up to here. What lies in between changed no row; edges hear of it with the next rows or the next tick,
+    /// so that commands which concern no edge cost the edges no sync each.
+    looked: u64,
     publishing: bool,
     /// What was last put into the log.
     reported: Option<Live>,
@@ -233,6 +236,7 @@ impl Distribution {
                 Region {
                     feed: Arc::new(feed),
                     published,
+                    looked: published,
                     publishing: false,
                     reported: None,
                     reported_at: long_ago,
@@ -241,21 +245,31 @@ impl Distribution {
         }
     }
 
-    fn publish(&mut self, ctx: &mut Context<Self>) {
+    /// Publishes what changed in each region; with `position` also that nothing did, up to the head.
+    fn publish(&mut self, position: bool, ctx: &mut Context<Self>) {
         let head = self.shared.ledger.head().sequence;
         for (name, region) in &mut self.regions {
-            if region.publishing || region.published >= head {
+            let reached = if position {
+                region.published
+            } else {
+                region.looked
+            };
+            if region.publishing || reached >= head {
                 continue;
             }
             region.publishing = true;
-            let (feed, shared, name, from) = (
+            let (feed, shared, name, from, looked) = (
                 Arc::clone(&region.feed),
                 Arc::clone(&self.shared),
                 name.clone(),
                 region.published,
+                region.looked,
             );
             let work = async move {
-                let made = feed.delta(from).await?;
+                let made = feed.delta(from, looked).await?;
+                if !made.rows && !position {
+                    return Ok((name, from, made.to));
+                }
                 let subject = wire::subject::delta(name.as_str());
                 for message in made.messages {
                     if let Err(error) = shared.client.publish(subject.clone(), message.into()).await
@@ -267,7 +281,7 @@ impl Distribution {
                 if made.rows {
                     shared.edges.moved(&name, made.to);
                 }
-                Ok::<_, feed::Error>((name, made.to))
+                Ok::<_, feed::Error>((name, made.to, made.to))
             };
             ctx.spawn(
                 actix::fut::wrap_future::<_, Self>(work)
@@ -276,14 +290,15 @@ impl Distribution {
         }
     }
 
-    fn published(&mut self, done: Result<(Slug, u64), feed::Error>, ctx: &mut Context<Self>) {
+    fn published(&mut self, done: Result<(Slug, u64, u64), feed::Error>, ctx: &mut Context<Self>) {
         match done {
-            Ok((name, to)) => {
+            Ok((name, published, looked)) => {
                 if let Some(region) = self.regions.get_mut(&name) {
                     region.publishing = false;
-                    region.published = to;
+                    region.published = published;
+                    region.looked = looked;
                 }
-                self.publish(ctx);
+                self.publish(false, ctx);
             }
             Err(error) => {
                 tracing::error!(%error, "a region's feed could not be made; trying again");
@@ -334,10 +349,10 @@ impl Actor for Distribution {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.know_regions();
-        self.publish(ctx);
+        self.publish(true, ctx);
         ctx.run_interval(Duration::from_millis(250), |actor, ctx| {
             actor.know_regions();
-            actor.publish(ctx);
+            actor.publish(true, ctx);
             actor.report();
         });
     }
@@ -353,7 +368,7 @@ impl Handler<Wake> for Distribution {
 
     fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
         self.know_regions();
-        self.publish(ctx);
+        self.publish(false, ctx);
     }
 }
 

@@ -26,6 +26,8 @@ use crate::vault::{self, Vault};
 pub const DELTA_REACH: u64 = 20_000;
 /// Bytes of rows in one message: well below the server's 1 MB.
 const MESSAGE_BYTES: usize = 600_000;
+/// Rows that the vault is given in one turn.
+const SEALED_AT_ONCE: usize = 64;
 /// Rows of one scan for a snapshot.
 const CHUNK_ROWS: usize = 256;
 
@@ -101,12 +103,12 @@ impl Feed {
         self.generation
     }
 
-    /// What changed after `from`, up to the head.
+    /// What changed after `from`, up to the head. That nothing did up to `looked` is known already.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn delta(&self, from: u64) -> Result<Made, Error> {
-        let (to, time, values) = self.collect(from)?;
+    pub async fn delta(&self, from: u64, looked: u64) -> Result<Made, Error> {
+        let (to, time, values) = self.collect(looked.max(from))?;
         let rows = !values.is_empty();
         let changes = self.seal(values).await?;
         let mut parts: Vec<Vec<Change>> = vec![Vec::new()];
@@ -123,21 +125,27 @@ impl Feed {
             }
         }
         let last = parts.len() - 1;
-        let messages = parts
-            .into_iter()
-            .enumerate()
-            .map(|(i, changes)| {
-                let to = if i == last { to } else { from };
-                self.sign(&Message::Delta(Delta {
-                    generation: self.generation,
-                    from,
-                    to,
-                    head: self.ledger.head().sequence,
-                    time,
-                    changes,
-                }))
-            })
-            .collect();
+        let message = |from, to, changes| {
+            self.sign(&Message::Delta(Delta {
+                generation: self.generation,
+                from,
+                to,
+                head: self.ledger.head().sequence,
+                time,
+                changes,
+            }))
+        };
+        let mut messages = Vec::with_capacity(parts.len() + 1);
+        let mut from = from;
+        if last > 0 && looked > from {
+            // Parts are taken only at the very place where they begin, so every edge is brought there first.
+            messages.push(message(from, looked, Vec::new()));
+            from = looked;
+        }
+        for (i, changes) in parts.into_iter().enumerate() {
+            let to = if i == last { to } else { from };
+            messages.push(message(from, to, changes));
+        }
         Ok(Made { messages, to, rows })
     }
 
@@ -157,7 +165,7 @@ impl Feed {
                 sequence: head,
             }));
         }
-        let mut made = self.delta(request.sequence).await?;
+        let mut made = self.delta(request.sequence, request.sequence).await?;
         // One answer is one message. What needs several is a lot: a snapshot does that better.
         match (made.messages.len(), made.messages.pop()) {
             (1, Some(message)) => Ok(message),
@@ -425,11 +433,32 @@ impl Feed {
         })
     }
 
-    /// Has the vault seal what must be sealed, all in one turn on its thread.
+    /// Has the vault seal what must be sealed, in turns so short that uploads, whose keys wait for the same thread, go on.
     async fn seal(&self, rows: BTreeMap<Row, Value>) -> Result<Vec<Change>, Error> {
-        if rows.is_empty() {
-            return Ok(Vec::new());
+        let mut sealed = Vec::with_capacity(rows.len());
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let turn: Vec<(Row, Value)> = rows.by_ref().take(SEALED_AT_ONCE).collect();
+            sealed.extend(self.seal_some(turn).await?);
         }
+        // What others lead to first; removals in the opposite order at the end.
+        let (set, mut gone): (Vec<_>, Vec<_>) =
+            sealed.into_iter().partition(|(_, value)| value.is_some());
+        gone.reverse();
+        Ok(set
+            .into_iter()
+            .chain(gone)
+            .map(|(row, value)| Change {
+                key: row.key(),
+                value,
+            })
+            .collect())
+    }
+
+    async fn seal_some(
+        &self,
+        rows: Vec<(Row, Value)>,
+    ) -> Result<Vec<(Row, Option<Vec<u8>>)>, Error> {
         let region = self.region.as_str().to_owned();
         let sealed = vault::with(&self.vault, move |core| {
             rows.into_iter()
@@ -458,18 +487,7 @@ impl Feed {
                 .collect::<Result<Vec<(Row, Option<Vec<u8>>)>, vault::Error>>()
         })
         .await??;
-        // What others lead to first; removals in the opposite order at the end.
-        let (set, mut gone): (Vec<_>, Vec<_>) =
-            sealed.into_iter().partition(|(_, value)| value.is_some());
-        gone.reverse();
-        Ok(set
-            .into_iter()
-            .chain(gone)
-            .map(|(row, value)| Change {
-                key: row.key(),
-                value,
-            })
-            .collect())
+        Ok(sealed)
     }
 
     /// A part of a snapshot.

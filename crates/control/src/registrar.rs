@@ -541,7 +541,10 @@ impl Registrar {
         } = decided;
         let log = Arc::clone(&self.log);
         faults::point("registrar-before-append");
+        metrics::histogram!("chancery_batch_events").record(messages.len() as f64);
+        let begun = std::time::Instant::now();
         let appended = self.wait(async move { log.append(head.sequence, &messages).await });
+        metrics::histogram!("chancery_log_append_seconds").record(begun.elapsed());
         match appended {
             Ok(appended) if appended.last == head.sequence + batch.records.len() as u64 => {}
             Ok(appended) => {
@@ -565,6 +568,7 @@ impl Registrar {
             }
             fatal("the ledger cannot be written", &error);
         }
+        metrics::histogram!("chancery_ledger_append_seconds").record(begun.elapsed());
         self.time = time.max(self.time);
         faults::point("registrar-after-ledger");
         Ok(())

@@ -211,6 +211,7 @@ impl Vault {
     }
 
     fn seal(&mut self, seals: &[Seal]) -> Result<(), Error> {
+        let begun = Instant::now();
         let mut new_projects = Vec::new();
         for seal in seals {
             if let Some(blob) = self.core.keyring.ensure_project_key(&seal.project)?
@@ -242,7 +243,9 @@ impl Vault {
                     .seal_private_key(&seal.project, &seal.key)?,
             );
         }
-        self.core.publish(blobs)
+        self.core.publish(blobs)?;
+        metrics::histogram!("chancery_vault_seal_seconds").record(begun.elapsed());
+        Ok(())
     }
 }
 
@@ -312,7 +315,10 @@ impl<T: Send + 'static> Handler<With<T>> for Vault {
     type Result = Done<T>;
 
     fn handle(&mut self, with: With<T>, _: &mut Self::Context) -> Self::Result {
-        Done(with.0(&mut self.core))
+        let begun = Instant::now();
+        let done = Done(with.0(&mut self.core));
+        metrics::histogram!("chancery_vault_work_seconds").record(begun.elapsed());
+        done
     }
 }
 

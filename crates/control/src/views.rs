@@ -543,6 +543,7 @@ impl Views {
         let live = self.edges.live(region);
         let mut entry = entry(tables, region, &served, &ranked, now());
         entry["edges"] = json!({"applied": live.applied, "of": live.of, "behind": live.behind});
+        entry["caused_by"] = self.uploaded(tables, &ranked, now());
         Some((served, entry))
     }
 
@@ -566,10 +567,24 @@ impl Views {
         entry["evidence"] = json!(if covered { "reported" } else { "intended" });
         entry["at"] = json!(rfc3339_micros(at));
         entry["since"] = self.cause(tables, past.since);
+        entry["caused_by"] = self.uploaded(tables, &past.ranked, seconds);
         entry["edges"] = reported.map_or(json!({"applied": 0, "of": 0, "behind": []}), |r| {
             json!({"applied": r.applied, "of": r.of, "behind": r.behind, "reported": rfc3339_micros(r.time)})
         });
         Some((past.served, entry))
+    }
+
+    /// Who brought the version that is active: the event with which it came in. Its verification, which made it active, is
+    /// nobody's decision.
+    fn uploaded(&self, tables: &Tables, ranked: &[Candidate], at: i64) -> Value {
+        let active = selection::active(ranked, at);
+        let version = active.and_then(|c| {
+            // Dropped versions are in the history of the certificate, under the sequence at which they came in.
+            let certificate = tables.certificate(c.certificate)?;
+            let added = certificate.version(c.version).map(|v| v.added);
+            added.or_else(|| (c.version == 1).then_some(certificate.place))
+        });
+        version.map_or(Value::Null, |sequence| self.cause(tables, sequence))
     }
 
     /// The event at a sequence: what, when and who.

@@ -38,11 +38,12 @@ struct Region {
     why: Value,
     at: Option<String>,
     since: Option<Since>,
+    caused_by: Option<Since>,
     evidence: Option<String>,
     edges: Option<Edges>,
 }
 
-/// The event since which it was so.
+/// The event since which it was so, or by which the active certificate came in.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Since {
@@ -150,17 +151,15 @@ fn show(host: &str, region: &Region, out: &Out) {
     );
     card.add("why", super::status::text(&region.why));
     card.add("at", region.at.as_deref().map(when).unwrap_or_default());
-    if let Some(since) = &region.since {
-        card.add(
-            "since",
-            format!(
-                "{} by {}, {} (sequence {})",
-                since.event,
-                since.actor,
-                when(&since.time),
-                since.sequence
-            ),
-        );
+    for (what, event) in [("caused by", &region.caused_by), ("since", &region.since)] {
+        if let Some(event) = event {
+            let time = when(&event.time);
+            let line = format!(
+                "{} by {}, {time} (sequence {})",
+                event.event, event.actor, event.sequence
+            );
+            card.add(what, line);
+        }
     }
     let evidence = match region.evidence.as_deref() {
         Some("reported") => "reported: the edges said by then that they had applied it".to_owned(),
