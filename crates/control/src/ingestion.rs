@@ -50,6 +50,8 @@ pub struct Ingestion {
     pub queue: bus::queue::Queue,
     /// What a project may upload: counted before anything is examined or kept, unlike the registrar's count of what is decided.
     pub uploads: Mutex<Buckets>,
+    /// What a project may put into the queue.
+    pub queued: Mutex<Buckets>,
 }
 
 /// A command as it came.
@@ -114,6 +116,7 @@ impl Ingestion {
             name: format!("{noun}.{verb}"),
             command,
             objects,
+            paid: false,
         };
         let plain = || digest(&project, &noun, &verb, &body, None);
         if queued && !wire::subject::PROJECT_COMMANDS.contains(&format!("{noun}.{verb}").as_str()) {
@@ -306,12 +309,28 @@ impl Ingestion {
     }
 
     /// Has a command decided, or puts it into the queue.
-    async fn settle(&self, ask: Ask, queued: bool) -> Answer {
-        if queued {
-            crate::queue::put(&self.queue, &ask).await
-        } else {
-            self.decide(ask).await
+    ///
+    /// What is queued is counted when it is put there and not when it is decided: one project's commands that are over its
+    /// rate would otherwise fill the queue of all.
+    async fn settle(&self, mut ask: Ask, queued: bool) -> Answer {
+        if !queued {
+            return self.decide(ask).await;
         }
+        let taken = match ask.asker.operator {
+            true => Ok(()),
+            false => lock(&self.queued).take(&ask.project),
+        };
+        if let Err(after) = taken {
+            let mut problem = Problem::later(
+                Code::RateLimited,
+                "the project has sent too many commands",
+                after.max(10),
+            );
+            problem.id = Some(ask.id);
+            return Answer::Problem(Box::new(problem));
+        }
+        ask.paid = true;
+        crate::queue::put(&self.queue, &ask).await
     }
 
     async fn decide(&self, ask: Ask) -> Answer {
@@ -440,11 +459,7 @@ impl Ingestion {
         if asker.operator {
             return Ok(());
         }
-        let mut uploads = self
-            .uploads
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        uploads.take(&asker.project).map_err(|after| {
+        lock(&self.uploads).take(&asker.project).map_err(|after| {
             Box::new(Problem::later(
                 Code::RateLimited,
                 "the project has uploaded too many certificates",
@@ -462,6 +477,12 @@ impl Ingestion {
             .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))?;
         Some(answer_of(&tables, &outcome, digest))
     }
+}
+
+fn lock(buckets: &Mutex<Buckets>) -> std::sync::MutexGuard<'_, Buckets> {
+    buckets
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn refuse<T>(code: Code, message: &str, hint: &str) -> Result<T, Box<Problem>> {

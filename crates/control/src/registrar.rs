@@ -61,6 +61,9 @@ pub struct Ask {
     /// Certificates that the command brings, by SHA-256: durable in the content store already.
     #[serde(with = "crate::queue::objects")]
     pub objects: Vec<([u8; 32], Vec<u8>)>,
+    /// Whether it was counted against its project's rate already, when it was put into the queue.
+    #[serde(default)]
+    pub paid: bool,
 }
 
 impl Ask {
@@ -92,6 +95,7 @@ impl Ask {
             name: about.to_owned(),
             command,
             objects: Vec::new(),
+            paid: false,
         }
     }
 
@@ -424,7 +428,7 @@ impl Registrar {
         let mut admitted = Vec::with_capacity(asks.len());
         for (ask, answer) in asks {
             // An operator's work, an import for instance, is not held up by what protects the log from tenants.
-            let users = !ask.is_internal() && !ask.asker.operator;
+            let users = !ask.is_internal() && !ask.asker.operator && !ask.paid;
             if users
                 && !self.is_repeat(&ask)
                 && let Err(after) = self.buckets.take(&ask.project)

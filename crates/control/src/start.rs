@@ -345,6 +345,7 @@ impl Control {
             roots: config.roots.clone(),
             examinations: Turns::new(2 * cores, cores),
             uploads: Mutex::new(Buckets::new(config.rate)),
+            queued: Mutex::new(Buckets::new(config.rate)),
         });
         let door_seen: Arc<OnceLock<bus::door::Door>> = Arc::default();
         let views = Arc::new(Views {

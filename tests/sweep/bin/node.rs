@@ -173,6 +173,7 @@ async fn answer(
         space,
         name,
         objects: contents,
+        paid: false,
     };
     let answer = registrar.send(ask).await?;
     Ok(serde_json::from_slice(&answer.to_json())?)
