@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use harness::{Chancery, checkout, handshake, tool};
+use harness::{Chancery, SOON, checkout, eventually, handshake, tool};
 
 use crate::stage::Stage;
 
@@ -142,9 +142,18 @@ fn each_command_of_the_tour_does_what_it_says() {
         .collect();
     fs::write(
         folder.join("tour.sh"),
-        format!("set -euo pipefail\ntrap 'kill $!' EXIT\n{script}"),
+        format!("set -euo pipefail\ntrap 'kill ${!:-} || true' EXIT\n{script}"),
     )
     .expect("written");
+    // The edge reports within a second of being ready, which is sooner than a reader types.
+    eventually("nothing is wrong", SOON, || {
+        let status = chancery.operator().run(&["status"]);
+        if status.status == 0 {
+            Ok(())
+        } else {
+            Err(status.stdout)
+        }
+    });
     let mut bash = Command::new("bash");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHANCERY_")) {
         bash.env_remove(name);
