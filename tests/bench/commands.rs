@@ -104,7 +104,32 @@ pub(crate) async fn steadily(
         .collect())
 }
 
-/// Both kinds of commands. Returns what was not used up.
+/// Certificates and domains for parts that need a log when this one is not asked for.
+pub(crate) async fn fill(plant: &Plant, report: &mut Report, span: Duration) -> Result<()> {
+    report.progress("filling the log with certificates and domains");
+    let certificates = plant.adds("fill", (span.as_secs_f64() * 1_000.0) as usize, &["north"])?;
+    saturate(certificates, span * 2).await?;
+    saturate(
+        domains(plant, "fill", (span.as_secs_f64() * 4_000.0) as usize),
+        span * 2,
+    )
+    .await?;
+    plant.settle(Duration::from_secs(120)).await
+}
+
+fn domains(plant: &Plant, kind: &str, count: usize) -> Vec<Prepared> {
+    (0..count)
+        .map(|n| {
+            plant.user(n).command(
+                n / PROJECTS,
+                "domain.add",
+                &json!({"host": plant.host(kind, n)}),
+            )
+        })
+        .collect()
+}
+
+/// Both kinds of commands.
 pub(crate) async fn run(plant: &Plant, report: &mut Report, span: Duration) -> Result<()> {
     // More than can be done, so that they do not run out; those of the second turn come out of the rest.
     let most = |per_second: f64| (per_second * (span + WARM_UP).as_secs_f64()) as usize;
@@ -114,15 +139,11 @@ pub(crate) async fn run(plant: &Plant, report: &mut Report, span: Duration) -> R
         most(if report.optimised { 5_000.0 } else { 1_800.0 }),
         &["north"],
     )?;
-    let domains = (0..most(if report.optimised { 40_000.0 } else { 9_000.0 }))
-        .map(|n| {
-            plant.user(n).command(
-                n / PROJECTS,
-                "domain.add",
-                &json!({"host": plant.host("site", n)}),
-            )
-        })
-        .collect();
+    let domains = domains(
+        plant,
+        "site",
+        most(if report.optimised { 40_000.0 } else { 9_000.0 }),
+    );
     for (what, commands, rate, half) in [
         (
             "domain add",

@@ -5,8 +5,12 @@
 //! as children. Nothing passes or fails here: a shared machine gives figures, not verdicts.
 
 mod commands;
+mod edge;
 mod plant;
+mod replay;
 mod report;
+mod selection;
+mod served;
 
 use std::time::Duration;
 
@@ -59,18 +63,78 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     let mut report = Report::new();
+    let quick = options.quick;
     let wanted =
         |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
-    runtime.block_on(async {
-        if wanted("commands") {
-            report.progress("starting the system");
-            let mut plant = Plant::start().await?;
-            let span = Duration::from_secs(if options.quick { 4 } else { 10 });
-            commands::run(&plant, &mut report, span).await?;
-            plant.stop();
+    let load = load_average();
+    let disk = report::disk(&std::env::temp_dir())?;
+
+    if ["commands", "served", "edge", "replay"]
+        .into_iter()
+        .any(wanted)
+    {
+        report.progress("starting the system");
+        let mut plant = runtime.block_on(Plant::start())?;
+        let span = Duration::from_secs(if quick { 4 } else { 10 });
+        runtime.block_on(async {
+            if wanted("commands") {
+                commands::run(&plant, &mut report, span).await?;
+            } else if wanted("edge") || wanted("replay") {
+                commands::fill(&plant, &mut report, span).await?;
+            }
+            if wanted("served") {
+                served::run(&plant, &mut report, if quick { 30 } else { 100 }).await?;
+            }
+            if wanted("edge") {
+                edge::empty_store(&plant, &mut report).await?;
+            }
+            anyhow::Ok(())
+        })?;
+        // What the clients hold of it must not be connected when it goes.
+        plant.stop();
+        if wanted("replay") {
+            replay::run(
+                &plant.ledger(),
+                plant.folder(),
+                &mut report,
+                if quick { 3 } else { 5 },
+            )?;
         }
-        anyhow::Ok(())
-    })?;
+    }
+    if wanted("selection") {
+        selection::run(&mut report);
+    }
+    if wanted("edge") {
+        let mut counts = vec![1_000, 10_000];
+        if !quick {
+            counts.push(100_000);
+        }
+        if options.million {
+            counts.push(1_000_000);
+        }
+        edge::names(&mut report, &counts)?;
+    }
+    if wanted("handshakes") {
+        let (runs, rounds) = if quick { (3, 2) } else { (7, 4) };
+        edge::handshakes(&mut report, runs, rounds, 200)?;
+    }
+    report.note(format!(
+        "{} cores, {} build; load average {load} before the start (anything else that runs here makes all of this slower); a sync of 4 KiB in {} \
+         takes {:.2} ms (median), {:.2} ms (99th of 100)",
+        std::thread::available_parallelism().map_or(0, usize::from),
+        if report.optimised { "release" } else { "debug: figures mean little" },
+        std::env::temp_dir().display(),
+        disk.0,
+        disk.1,
+    ));
     report.print()?;
     Ok(())
+}
+
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace()
+        .next()
+        .unwrap_or("unknown")
+        .to_owned()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -109,6 +109,7 @@ pub(crate) struct Plant {
     pub(crate) users: Vec<User>,
     operator: User,
     ingestion: [u8; 32],
+    certificates: Arc<AtomicUsize>,
     nats: String,
     /// Each region's edge.
     pub(crate) https: Vec<SocketAddr>,
@@ -120,6 +121,8 @@ pub(crate) struct Prepared {
     pub(crate) client: async_nats::Client,
     pub(crate) subject: String,
     pub(crate) body: Bytes,
+    /// Counts those that were accepted.
+    counter: Option<Arc<AtomicUsize>>,
 }
 
 impl Prepared {
@@ -139,6 +142,9 @@ impl Prepared {
                 .send_request(self.subject.clone(), request)
                 .await?;
             if contains(&answer.payload, b"\"outcome\":\"accepted\"") {
+                if let Some(counter) = &self.counter {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
                 return Ok(());
             }
             if !contains(&answer.payload, b"\"code\":\"busy\"") || begun.elapsed() > PATIENCE {
@@ -195,6 +201,7 @@ impl User {
             client: self.clients[n % self.clients.len()].clone(),
             subject: wire::subject::of("cmd", project, name),
             body: body.to_string().into(),
+            counter: None,
         }
     }
 }
@@ -208,9 +215,14 @@ impl Plant {
             .tempdir()?;
         fs::write(folder.path().join("root.pem"), &authority.root)?;
         let mut config = format!(
-            "state = \"state\"\n[control]\ntrusted_roots = [\"root.pem\"]\ncommands_per_second = {COMMANDS_PER_SECOND}\n\
+            "state = \"state\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[control]\ntrusted_roots = [\"root.pem\"]\ncommands_per_second = {COMMANDS_PER_SECOND}\n\
              command_burst = {COMMANDS_PER_SECOND}\n"
         );
+        // Where scripts/setup puts the server, unless the caller names one or has one in PATH.
+        let server = harness::checkout().join(".tools/bin/nats-server");
+        if std::env::var_os("CHANCERY_NATS_SERVER").is_none() && server.is_file() {
+            config += &format!("[nats]\nexecutable = \"{}\"\n", server.display());
+        }
         for region in REGIONS {
             config += &format!(
                 "[[edge]]\nregion = \"{region}\"\nname = \"{region}-1\"\nhttps = \"127.0.0.1:0\"\n"
@@ -262,6 +274,7 @@ impl Plant {
             users,
             operator,
             ingestion,
+            certificates: Arc::default(),
             nats,
             https,
         })
@@ -289,7 +302,9 @@ impl Plant {
         let key = SealedKey::seal(&self.ingestion, &user.project, &leaf.key)
             .map_err(|_| anyhow::anyhow!("sealing"))?;
         let body = json!({"name": name, "chain": leaf.chain, "key": key, "regions": regions});
-        Ok(user.command(n, "certificate.add", &body))
+        let mut command = user.command(n, "certificate.add", &body);
+        command.counter = Some(Arc::clone(&self.certificates));
+        Ok(command)
     }
 
     /// `certificate.add` for as many certificates, each for a host of its own; made on all cores.
@@ -365,6 +380,11 @@ impl Plant {
             );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// How many certificates were added.
+    pub(crate) fn certificates(&self) -> usize {
+        self.certificates.load(Ordering::Relaxed)
     }
 
     /// The folder with the configuration and the state.
