@@ -141,7 +141,7 @@ fn each_command_of_the_tour_does_what_it_says() {
                 // `date` cuts off the fraction of the second, in which all this may have happened.
                 command = format!("now=$(date +%s); until [ $(date +%s) -gt $now ]; do sleep 0.05; done\n{command}");
             }
-            format!("echo '>>' {command:?}\n{command}\n")
+            format!("{command}\n")
         })
         .collect();
     fs::write(
@@ -163,7 +163,7 @@ fn each_command_of_the_tour_does_what_it_says() {
         bash.env_remove(name);
     }
     let output = bash
-        .arg("tour.sh")
+        .args(["-x", "tour.sh"])
         .current_dir(folder)
         .output()
         .expect("bash runs");
