@@ -247,7 +247,7 @@ impl Log {
             );
             let Some(logged) = logged else { continue };
             must!(
-                !(rejected && !logged.rejected),
+                !rejected || logged.rejected,
                 "I4",
                 "command {} was reported rejected and is in the log as accepted",
                 key.1

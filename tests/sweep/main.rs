@@ -14,10 +14,13 @@ use std::time::Instant;
 
 use check::Finding;
 use traffic::Random;
-use world::{Fault, World};
+use world::{Fault, POINTS, World};
 
 /// Rounds with one log. A new one begins after so many, so that looking at all of it stays quick.
 const ROUNDS_OF_A_WORLD: u64 = 60;
+
+/// Rounds unless `SWEEP_ROUNDS` says otherwise.
+const ROUNDS: u64 = 400;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -28,39 +31,39 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn rounds() -> u64 {
-    number("SWEEP_ROUNDS").unwrap_or(240)
+    number("SWEEP_ROUNDS").unwrap_or(ROUNDS)
+}
+
+/// What a sweep without a finding did.
+#[derive(Debug, Default)]
+struct Swept {
+    faults: BTreeMap<Fault, u64>,
+    aborted: BTreeMap<&'static str, u64>,
 }
 
 /// Sweeps until a finding, or through all rounds.
-fn sweep(bug: Option<&'static str>) -> Result<(), (u64, Finding)> {
-    let seed = number("SWEEP_SEED").unwrap_or_else(|| {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64)
-    });
-    println!("SWEEP_SEED={seed} SWEEP_ROUNDS={}", rounds());
+fn sweep(bug: Option<&'static str>) -> Result<Swept, (u64, Finding)> {
+    let seed = number("SWEEP_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    let bug_name = bug.unwrap_or("no bug");
+    println!("{bug_name}: SWEEP_SEED={seed} SWEEP_ROUNDS={}", rounds());
     let mut random = Random(seed);
     let began = Instant::now();
-    let mut faults: BTreeMap<Fault, u64> = BTreeMap::new();
-    let mut round = 0;
+    let mut swept = Swept::default();
+    let (mut round, mut turn) = (0, 0);
     while round < rounds() {
         let mut world = World::new(Random(random.next()), bug);
         let end = rounds().min(round + ROUNDS_OF_A_WORLD);
         while round < end {
             round += 1;
-            let fault = Fault::choose(&mut random);
-            *faults.entry(fault).or_default() += 1;
-            let started = Instant::now();
-            let checked = world.round(fault, false);
-            println!(
-                "round {round}: {fault:?}, {:.1} s, {} events",
-                started.elapsed().as_secs_f64(),
-                world.log.len()
-            );
-            checked.map_err(|finding| (round, finding))?;
+            let fault = Fault::choose(&mut random, &mut turn);
+            *swept.faults.entry(fault).or_default() += 1;
+            world
+                .round(fault, false)
+                .map_err(|finding| (round, finding))?;
         }
         println!(
-            "{round} rounds in {:.0} s; this log: {} events of {} commands, {} answers ({} repeated, {} rejections), {} processes, {} of them ended at a fail point",
+            "{round} rounds in {:.0} s; this log has {} events of {} commands; clients got {} answers, {} of them to repeats, and \
+             {} rejections, from {} processes",
             began.elapsed().as_secs_f64(),
             world.log.len(),
             world.log.commands(),
@@ -68,25 +71,37 @@ fn sweep(bug: Option<&'static str>) -> Result<(), (u64, Finding)> {
             world.traffic.repeated,
             world.traffic.rejected,
             world.lives(),
-            world.aborted,
         );
+        for (point, count) in &world.aborted {
+            *swept.aborted.entry(point).or_default() += count;
+        }
         world.close().map_err(|finding| (round, finding))?;
     }
-    println!("{faults:#?}");
-    Ok(())
+    Ok(swept)
 }
 
 #[test]
 fn no_crash_breaks_an_invariant() {
-    if let Err((round, finding)) = sweep(None) {
-        panic!("round {round}: {finding}");
+    let swept = match sweep(None) {
+        Ok(swept) => swept,
+        Err((round, finding)) => panic!("round {round}: {finding}"),
+    };
+    println!("{swept:#?}");
+    // Enough for each arrow to come up ten times; one that never ends a process is not there any more.
+    if rounds() >= ROUNDS {
+        for point in POINTS {
+            assert!(
+                swept.aborted.contains_key(point),
+                "no process ended at {point}: {swept:#?}"
+            );
+        }
     }
 }
 
 /// The same sweep must stop at a planted bug, and by an invariant that this bug breaks.
 fn caught(bug: &'static str, by: &[&str]) {
     match sweep(Some(bug)) {
-        Ok(()) => panic!("{bug} was not noticed in {} rounds", rounds()),
+        Ok(_) => panic!("{bug} was not noticed in {} rounds", rounds()),
         Err((round, finding)) => {
             println!("{bug} was caught in round {round} by {finding}");
             assert!(

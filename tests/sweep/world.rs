@@ -1,5 +1,6 @@
 //! One log with its nats-server, two places where a node may run, the clients, and what happens to all of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,7 +12,7 @@ use bus::server::{self, Server};
 use bus::streams;
 use bus::templates::Role;
 use data_encoding::BASE64;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -22,6 +23,8 @@ use crate::traffic::{Random, Traffic};
 
 /// I9: how long after a fault the work may stand still.
 const PROGRESS: Duration = Duration::from_secs(20);
+/// How long a node waits for an answer from NATS.
+const REQUEST: Duration = Duration::from_secs(3);
 /// How long a fail point is waited for before the process is killed instead.
 const REACHED: Duration = Duration::from_secs(3);
 
@@ -58,6 +61,8 @@ pub(crate) enum Fault {
     KillNode,
     /// `kill -9` of the nats-server; the node lives on.
     KillNats,
+    /// The nats-server stands still for longer than a request waits, and then does what it was asked.
+    PauseNats,
     /// `kill -9` of both.
     KillBoth,
     /// A second node begins while the first one is stopped; then both run.
@@ -67,14 +72,20 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) fn choose(random: &mut Random) -> Self {
-        match random.below(20) {
-            0..9 => Self::AtPoint(POINTS[random.below(16) as usize]),
-            9..11 => Self::AtPointOfStart(POINTS[random.below(16) as usize]),
-            11..14 => Self::KillNode,
-            14 => Self::KillNats,
-            15..17 => Self::KillBoth,
-            17..19 => Self::TwoWriters,
+    /// Any of them; the fail points in turn, `turn` counting them, so that no arrow is left out by chance.
+    pub(crate) fn choose(random: &mut Random, turn: &mut usize) -> Self {
+        let mut point = || {
+            *turn += 1;
+            POINTS[*turn % POINTS.len()]
+        };
+        match random.below(40) {
+            0..18 => Self::AtPoint(point()),
+            18..22 => Self::AtPointOfStart(point()),
+            22..28 => Self::KillNode,
+            28..30 => Self::KillNats,
+            30 => Self::PauseNats,
+            31..34 => Self::KillBoth,
+            34..38 => Self::TwoWriters,
             _ => Self::TwoWritersKillNats,
         }
     }
@@ -108,8 +119,8 @@ pub(crate) struct World {
     pub(crate) traffic: Traffic,
     pub(crate) log: Log,
     followers: [Follower; 2],
-    /// Fail points that did end a process.
-    pub(crate) aborted: u64,
+    /// Fail points, and how many processes each of them ended.
+    pub(crate) aborted: BTreeMap<&'static str, u64>,
 }
 
 impl World {
@@ -165,7 +176,7 @@ impl World {
             traffic: Traffic::new(random),
             log: Log::new(),
             followers,
-            aborted: 0,
+            aborted: BTreeMap::new(),
             folder,
         }
     }
@@ -186,6 +197,13 @@ impl World {
     fn kill_nats(&mut self) {
         if let Some(server) = self.server.take() {
             self.runtime.block_on(server.kill()).expect("it is killed");
+        }
+    }
+
+    fn signal_nats(&self, signal: Signal) {
+        let pid = self.server.as_ref().and_then(Server::pid);
+        if let Some(pid) = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -297,7 +315,6 @@ impl World {
                             PLACES[place]
                         )));
                     }
-                    self.aborted += 1;
                 }
             }
         }
@@ -367,14 +384,14 @@ impl World {
                     return Ok(());
                 };
                 node.arm(point, &arming(batches));
-                self.await_abort(place)?;
+                self.await_abort(place, point)?;
             }
             Fault::AtPointOfStart(point) => {
                 self.kill(place)?;
                 // A start is a batch or two: catching up, the barrier.
                 let batches = self.traffic.random.below(4);
                 self.start(place, Some(&format!("{point}={}", arming(batches))));
-                self.await_abort(place)?;
+                self.await_abort(place, point)?;
             }
             Fault::KillNode => {
                 let moment = self.moment(120);
@@ -388,6 +405,14 @@ impl World {
                 let moment = self.moment(300);
                 self.work(moment)?;
                 self.start_nats();
+            }
+            Fault::PauseNats => {
+                let moment = self.moment(120);
+                self.work(moment)?;
+                self.signal_nats(Signal::STOP);
+                let moment = self.moment(1_000);
+                self.work(REQUEST + moment)?;
+                self.signal_nats(Signal::CONT);
             }
             Fault::KillBoth => {
                 let moment = self.moment(120);
@@ -450,11 +475,12 @@ impl World {
     }
 
     /// Works until the node has ended at its fail point. One that does not get there is killed.
-    fn await_abort(&mut self, place: usize) -> Result<(), Trouble> {
-        if !self.until(REACHED, |world| world.nodes[place].is_none())? {
-            self.kill(place)?;
+    fn await_abort(&mut self, place: usize, point: &'static str) -> Result<(), Trouble> {
+        if self.until(REACHED, |world| world.nodes[place].is_none())? {
+            *self.aborted.entry(point).or_default() += 1;
+            return Ok(());
         }
-        Ok(())
+        self.kill(place)
     }
 
     /// I9: within twenty seconds everything that waited is answered. Before a node starts, what the dead one left is looked at.
