@@ -173,6 +173,56 @@ fn http_goes_both_ways_and_nobody_can_forge_where_it_came_from() {
         );
         assert_eq!(crossed.status, 421, "{crossed:?}");
     }
+
+    // A second connection of the same client goes on where the first one ended.
+    let again = handshake(
+        stage.chancery.https(),
+        "www.example.com",
+        &["-tls1_2", "-reconnect"],
+    );
+    assert!(again.said.contains("Reused, TLSv1.2"), "{}", again.said);
+
+    // The access log tells of each request, whom it came from and how long it took, and never of the query.
+    ask("https://www.example.com/logged?token=secret", &["--http2"])
+        .ok()
+        .expect("it is proxied");
+    let file = stage
+        .chancery
+        .state()
+        .join("edges/local.local-1/access.log");
+    let line = eventually("the request is in the access log", SOON, || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        assert!(!text.contains("secret"), "queries often carry secrets");
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines
+            .into_iter()
+            .find(|line| line["path"] == "/logged")
+            .ok_or("it is not there")
+    });
+    for (field, value) in [
+        ("sni", "www.example.com"),
+        ("host", "www.example.com"),
+        ("method", "GET"),
+        ("scheme", "https"),
+        ("project", "acme"),
+    ] {
+        assert_eq!(line[field], value, "{field} in {line}");
+    }
+    assert_eq!(line["status"], 200, "{line}");
+    assert_eq!(line["fingerprint"], leaf.fingerprint(), "{line}");
+    for field in [
+        "tls_version",
+        "suite",
+        "group",
+        "resumed",
+        "bytes_out",
+        "duration_us",
+        "upstream_us",
+    ] {
+        assert!(!line[field].is_null(), "{field} in {line}");
+    }
 }
 
 #[test]
@@ -510,6 +560,29 @@ fn projects_do_not_see_or_serve_each_other() {
         ])
         .ok();
     dark(stage.chancery.https(), host);
+
+    // A certificate that also names the rival's host opens no way to it: the connection belongs to acme.
+    bob.run(&["domain", "add", "shop.example.com", "--resource", "shop"])
+        .ok();
+    stage
+        .operator
+        .project("rival")
+        .run(&["domain", "prove", "shop.example.com"])
+        .ok();
+    let broad = stage.ca.leaf(host).and("shop.example.com").issue();
+    stage.upload("broad", &broad);
+    stage.serves(host, &broad);
+    for flag in ["--http1.1", "--http2"] {
+        let crossed = curl(
+            &stage.ca,
+            stage.chancery.https(),
+            &format!("https://{host}/a"),
+            &[flag, "-H", "Host: shop.example.com"],
+        );
+        assert_eq!(crossed.status, 421, "{crossed:?}");
+    }
+    dark_now(stage.chancery.https(), "shop.example.com")
+        .expect("the rival has no certificate, and acme's is not its fallback");
 
     // Neither by name nor by naming the project does one reach the other's.
     let across = bob.project("acme");
