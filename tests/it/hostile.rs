@@ -816,6 +816,60 @@ fn a_flood_of_malformed_headers_leaves_others_served() {
 }
 
 #[test]
+fn a_flood_of_large_bodies_leaves_others_served() {
+    const CONNECTIONS: usize = 4;
+    const EACH: usize = 400;
+    let mut house = House::new();
+    let nats = house.chancery.nats();
+    let file = house.creds("acme", "mallory");
+    let floods: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let (nats, file) = (nats.clone(), file.clone());
+            std::thread::spawn(move || {
+                let mut mallory = Raw::connect(&nats, &file, &Value::Null);
+                let body = vec![b'['; 250 * 1024];
+                for sent in 0..EACH {
+                    mallory.publish("chancery.v1.cmd.acme.certificate.add", "", &body);
+                    if sent % 50 == 49 {
+                        assert_eq!(mallory.settle(), vec![], "the server takes them all");
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut bobs = Vec::new();
+    let mut repeats = 0;
+    while floods.iter().any(|flood| !flood.is_finished()) || bobs.len() < 5 {
+        let (id, body) = (
+            Uuid::now_v7(),
+            json!({"host": format!("large-{}.example.org", bobs.len())}),
+        );
+        let deadline = Instant::now() + SOON;
+        loop {
+            let answer = house.bob.try_ask(
+                "chancery.v1.cmd.other.domain.add",
+                Some(id),
+                &body,
+                Duration::from_secs(2),
+            );
+            match answer {
+                Ok(answer) if answer["outcome"] == "accepted" => break,
+                other => assert!(Instant::now() < deadline, "Bob asks in vain: {other:?}"),
+            }
+            repeats += 1;
+        }
+        bobs.push("other domain.added by bob");
+    }
+    for flood in floods {
+        flood.join().expect("the flood went through");
+    }
+    let door = house.status()["door"].clone();
+    assert_eq!(door["reconnects"], 0, "{door}");
+    assert!(repeats <= 5, "Bob had to ask again {repeats} times");
+    house.undisturbed(&bobs);
+}
+
+#[test]
 fn who_floods_is_limited_and_the_others_are_served() {
     /// The bucket of a project unless told, and what it refills in a second.
     const BURST: u64 = 1_000;

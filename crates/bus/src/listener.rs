@@ -230,6 +230,9 @@ impl Reader {
     }
 
     async fn body(&mut self, size: usize) -> io::Result<Bytes> {
+        // Room for the whole of it at once: a large body is then read in few turns.
+        self.buffer
+            .reserve((size + 2).saturating_sub(self.buffer.len()));
         while self.buffer.len() < size + 2 {
             self.more().await?;
         }

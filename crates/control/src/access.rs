@@ -76,10 +76,12 @@ pub fn rights_of(rights: &[String]) -> Result<Rights, Problem> {
     if rights.is_empty() || is(&["cmd.>", "queue.>", "query.>", "evt.>"]) {
         return Ok(Rights::All);
     }
-    if is(&["query.>", "evt.>"]) || is(&["query.*", "evt.*.*"]) || is(&["query.>"]) {
+    if is(&["query.>", "evt.>"]) || is(&["query.*", "evt.*.*"]) {
         return Ok(Rights::Read);
     }
     let one = |right: &String| {
+        // Questions alone bring no events, which is less than the role of readers has.
+        let right = if right == "query.>" { "query.*" } else { right };
         Right::parse(right).map_err(|_| {
             Problem::new(
                 Code::Malformed,
@@ -290,6 +292,44 @@ impl Access {
             Ok(Answer::Accepted(_)) => Ok(()),
             Ok(Answer::Problem(problem)) => Err(Error::Registrar(problem.detail)),
             Err(error) => Err(Error::Registrar(error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_carry_the_rights_that_were_given_and_no_more() {
+        let of = |rights: &[&str]| {
+            let rights: Vec<String> = rights.iter().map(|&right| right.to_owned()).collect();
+            rights_of(&rights).ok()
+        };
+        let only = |rights: &[&str]| {
+            let rights = rights.iter().map(|right| Right::parse(right));
+            Some(Rights::Only(
+                rights.collect::<Result<_, _>>().expect("rights"),
+            ))
+        };
+        assert_eq!(of(&[]), Some(Rights::All));
+        assert_eq!(
+            of(&["evt.>", "query.>", "queue.>", "cmd.>"]),
+            Some(Rights::All)
+        );
+        assert_eq!(of(&["query.>", "evt.>"]), Some(Rights::Read));
+        assert_eq!(of(&["query.>"]), only(&["query.*"]));
+        assert_eq!(
+            of(&["cmd.domain.*", "query.host"]),
+            only(&["cmd.domain.*", "query.host"])
+        );
+        for wrong in [
+            &["cmd.>"][..],
+            &[">"],
+            &["cmd.domain.add", "log.>"],
+            &["queue.domain.add"],
+        ] {
+            assert_eq!(of(wrong), None, "{wrong:?}");
         }
     }
 }

@@ -125,12 +125,15 @@ impl Feed {
             }
         }
         let last = parts.len() - 1;
+        let head = to;
         let message = |from, to, changes| {
             self.sign(&Message::Delta(Delta {
                 generation: self.generation,
                 from,
                 to,
-                head: self.ledger.head().sequence,
+                // Not the head of this moment: what came while this was sealed follows by itself, and an edge that asked for it
+                // would have the same keys sealed a second time.
+                head,
                 time,
                 changes,
             }))

@@ -72,6 +72,9 @@ pub struct Incoming {
     pub queued: bool,
 }
 
+/// Bytes of a body above which it is read where examinations are done.
+const LARGE: usize = 16 * 1024;
+
 /// What comes with a certificate: its facts, and the certificates to keep.
 struct Brought {
     facts: Facts,
@@ -98,15 +101,36 @@ impl Ingestion {
             body,
             queued,
         } = incoming;
-        let (id, body) = identify(id, body)?;
+        // Rights and rate come before the body: reading a large one is work, and not for the threads that serve everybody.
+        let admitted = self.admit(&project, &asker, &noun, &verb);
+        let upload = noun == "certificate" && matches!(verb.as_str(), "add" | "replace");
+        let admitted = match upload {
+            true => admitted.and_then(|()| self.admit_upload(&asker)),
+            false => admitted,
+        };
+        if let Err(mut problem) = admitted {
+            problem.id = id;
+            return Err(problem);
+        }
+        let subject = (project.clone(), noun.clone(), verb.clone());
+        let large = body.len() > LARGE;
+        let read = move || read(&subject.0, &subject.1, &subject.2, id, &body);
+        let Read { id, asked, fields } = if large {
+            let turn = self.examinations.take(&project).await;
+            let read = move || {
+                let _turn = turn;
+                read()
+            };
+            tokio::task::spawn_blocking(read)
+                .await
+                .map_err(|_| later(&"reading ended early"))??
+        } else {
+            read()?
+        };
         let with_id = |mut problem: Box<Problem>| {
             problem.id = Some(id);
             problem
         };
-        self.admit(&project, &asker, &noun, &verb)
-            .map_err(with_id)?;
-        let asked = request::parse(project.as_str(), &noun, &verb, &body)
-            .map_err(|p| with_id(Box::new(p)))?;
         let ask = |digest, command, objects| Ask {
             space: project.as_str().to_owned(),
             id,
@@ -118,7 +142,7 @@ impl Ingestion {
             objects,
             paid: false,
         };
-        let plain = || digest(&project, &noun, &verb, &body, None);
+        let plain = || digest(&project, &noun, &verb, &fields, None);
         if queued && !wire::subject::PROJECT_COMMANDS.contains(&format!("{noun}.{verb}").as_str()) {
             return refuse(
                 Code::NotFound,
@@ -140,7 +164,6 @@ impl Ingestion {
                 answer
             }
             Asked::Add(add) => {
-                self.admit_upload(&asker).map_err(with_id)?;
                 let brought = self
                     .examine(&project, add.kind, add.chain, add.key)
                     .await
@@ -149,7 +172,7 @@ impl Ingestion {
                     Ok(brought) => brought,
                     Err(problem) => return self.first_outcome(&project, id).ok_or(problem),
                 };
-                let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
+                let digest = digest(&project, &noun, &verb, &fields, Some(&brought.facts));
                 if let Some(answer) = self.decided(&project, id, digest) {
                     return Ok(answer);
                 }
@@ -165,7 +188,6 @@ impl Ingestion {
                     .await
             }
             Asked::Replace(replace) => {
-                self.admit_upload(&asker).map_err(with_id)?;
                 let kind = Tables::of(&self.ledger)
                     .certificate_named(project.as_str(), replace.name.as_str())
                     .map_or(CertificateKind::Server, |c| c.kind);
@@ -177,7 +199,7 @@ impl Ingestion {
                     Ok(brought) => brought,
                     Err(problem) => return self.first_outcome(&project, id).ok_or(problem),
                 };
-                let digest = digest(&project, &noun, &verb, &body, Some(&brought.facts));
+                let digest = digest(&project, &noun, &verb, &fields, Some(&brought.facts));
                 if let Some(answer) = self.decided(&project, id, digest) {
                     return Ok(answer);
                 }
@@ -508,18 +530,49 @@ fn read_sealed(value: Value) -> Result<SealedKey, Box<Problem>> {
     })
 }
 
-/// The idempotency key: the header's, else the body's field `id`, else a fresh one. The field is then taken out.
-fn identify(header: Option<Uuid>, body: Bytes) -> Result<(Uuid, Bytes), Box<Problem>> {
+/// A command's body, read.
+struct Read {
+    id: Uuid,
+    asked: Asked,
+    /// Its fields without the id, for the digest.
+    fields: Value,
+}
+
+/// Reads a command's body. The idempotency key is the header's, else the body's field `id`, else a fresh one; the field is
+/// no part of the command.
+fn read(
+    project: &Slug,
+    noun: &str,
+    verb: &str,
+    header: Option<Uuid>,
+    body: &[u8],
+) -> Result<Read, Box<Problem>> {
+    let (id, without_id) = identify(header, body)?;
+    let body = without_id.as_deref().unwrap_or(body);
+    let parsed = request::parse(project.as_str(), noun, verb, body).and_then(|asked| {
+        let body = if body.is_empty() { b"{}" } else { body };
+        Ok((asked, request::parse_query(body)?))
+    });
+    let (asked, fields) = parsed.map_err(|mut problem| {
+        problem.id = Some(id);
+        Box::new(problem)
+    })?;
+    Ok(Read { id, asked, fields })
+}
+
+/// The idempotency key, and the body without the field that named it, if it was there.
+fn identify(header: Option<Uuid>, body: &[u8]) -> Result<(Uuid, Option<Vec<u8>>), Box<Problem>> {
+    let absent = || Ok((header.unwrap_or_else(Uuid::now_v7), None));
     // Most bodies have no such field; only those are parsed twice.
     let needle = b"\"id\"";
     if !body.windows(needle.len()).any(|w| w == needle) {
-        return Ok((header.unwrap_or_else(Uuid::now_v7), body));
+        return absent();
     }
-    let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(&body) else {
-        return Ok((header.unwrap_or_else(Uuid::now_v7), body));
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(body) else {
+        return absent();
     };
     let Some(field) = fields.remove("id") else {
-        return Ok((header.unwrap_or_else(Uuid::now_v7), body));
+        return absent();
     };
     let field: Option<Uuid> = field.as_str().and_then(|text| text.parse().ok());
     let (Some(field), true) = (field, header.is_none_or(|header| Some(header) == field)) else {
@@ -529,17 +582,19 @@ fn identify(header: Option<Uuid>, body: Bytes) -> Result<(Uuid, Bytes), Box<Prob
             "send one UUIDv7 as Nats-Msg-Id or as id",
         );
     };
-    Ok((
-        field,
-        Bytes::from(serde_json::to_vec(&fields).unwrap_or_default()),
-    ))
+    Ok((field, Some(serde_json::to_vec(&fields).unwrap_or_default())))
 }
 
 /// SHA-256 of the command's canonical body: its subject and its fields in the order of their names, with a sealed key, which
 /// differs each time that it is sealed, replaced by the hash of its public half.
-fn digest(project: &Slug, noun: &str, verb: &str, body: &[u8], facts: Option<&Facts>) -> [u8; 32] {
-    let mut value: Value =
-        serde_json::from_slice(if body.is_empty() { b"{}" } else { body }).unwrap_or_default();
+fn digest(
+    project: &Slug,
+    noun: &str,
+    verb: &str,
+    fields: &Value,
+    facts: Option<&Facts>,
+) -> [u8; 32] {
+    let mut value = fields.clone();
     if let (Some(facts), Some(fields)) = (facts, value.as_object_mut())
         && fields.contains_key("key")
     {

@@ -205,6 +205,26 @@ impl<R: Read> Decider<'_, R> {
         if !asker.operator && asker.project != *self.project() {
             return no(Code::Unauthorized, "this belongs to another project", "");
         }
+        // What was taken in before the revocation, and waited, is not done after it.
+        let access = self
+            .state
+            .access(asker.project.as_str(), asker.actor.as_str());
+        if access.as_ref().is_some_and(|access| access.revoked) {
+            return no(Code::Unauthorized, "this access was revoked", "");
+        }
+        // Whoever could make operators or take them away would have all their rights, whatever their own are.
+        let of_operators = match command {
+            Command::CreateAccess(c) => c.project.is_platform(),
+            Command::RevokeAccess(c) => c.project.is_platform(),
+            _ => false,
+        };
+        if of_operators && access.is_some_and(|access| access.rights != rights::member()) {
+            return no(
+                Code::Unauthorized,
+                "only an operator with all rights may change who operates",
+                "",
+            );
+        }
         match self
             .state
             .project(self.project().as_str())

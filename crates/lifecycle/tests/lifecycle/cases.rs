@@ -298,6 +298,73 @@ fn access() {
 }
 
 #[test]
+fn who_was_revoked_and_who_has_chosen_rights_gets_no_further() {
+    let access = |project: &str, actor: &str, rights: &[&str]| AccessCreated {
+        project: slug(project),
+        actor: slug(actor),
+        nkey: NKEY.into(),
+        rights: rights.iter().map(|&right| right.to_owned()).collect(),
+        expires: None,
+    };
+    let everything = ["cmd.>", "queue.>", "query.>", "evt.>"];
+    // Taken in before the revocation, decided after it: a command that waited in the queue.
+    let revoked = AccessRevoked {
+        project: slug("acme"),
+        actor: slug("alice"),
+        nkey: NKEY.into(),
+    };
+    let add = || AddDomain {
+        host: "www.example.com".into(),
+        resource: None,
+        regions: vec![],
+    };
+    let alice = || acme(access("acme", "alice", &everything));
+    given(vec![alice()])
+        .when(add())
+        .then(vec![claimed("www.example.com")]);
+    given(vec![alice(), acme(revoked)])
+        .when(add())
+        .rejected(Code::Unauthorized);
+
+    // Olga may give access to projects. If she could make operators, she could give herself everything.
+    let give = |project: &str| CreateAccess {
+        project: slug(project),
+        name: slug("bob"),
+        nkey: NKEY.replace('2', "3"),
+        rights: vec![],
+        expires: None,
+    };
+    let olga = |rights: &[&str]| {
+        let event: Event = access("platform", "olga", rights).into();
+        vec![(slug("platform"), event)]
+    };
+    let all = access("acme", "bob", &everything);
+    let all = AccessCreated {
+        nkey: give("acme").nkey,
+        ..all
+    };
+    given(olga(&["cmd.access.*"]))
+        .when(give("acme"))
+        .then_of(vec![acme(all.clone())]);
+    given(olga(&["cmd.access.*"]))
+        .when(give("platform"))
+        .rejected(Code::Unauthorized);
+    given(olga(&["cmd.access.*"]))
+        .when(RevokeAccess {
+            project: slug("platform"),
+            name: slug("root"),
+        })
+        .rejected(Code::Unauthorized);
+    let operator = AccessCreated {
+        project: slug("platform"),
+        ..all
+    };
+    given(olga(&everything))
+        .when(give("platform"))
+        .then_of(vec![(slug("platform"), operator.into())]);
+}
+
+#[test]
 fn rights_allow_what_they_match_and_nothing_else() {
     use lifecycle::decide::rights::{allow, member};
     for (rights, subject, may) in [
