@@ -20,6 +20,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 struct Measured {
     per_second: f64,
     latencies: Vec<f64>,
+    /// All that were answered, the warm-up's too.
+    all: usize,
 }
 
 /// As many as there can be: each worker sends its next when it has its answer. Counts what is answered after the warm-up.
@@ -48,6 +50,7 @@ async fn saturate(commands: Vec<Prepared>, span: Duration) -> Result<(Measured, 
     while let Some(worker) = workers.join_next().await {
         done.extend(worker??);
     }
+    let all = done.len();
     let from = begun + WARM_UP;
     // When the commands ran out before the time did, the time ends with the last of them.
     let last = done.iter().map(|(_, at)| *at).max().unwrap_or(end).min(end);
@@ -61,6 +64,7 @@ async fn saturate(commands: Vec<Prepared>, span: Duration) -> Result<(Measured, 
             .iter()
             .map(|(sent, at)| milliseconds(*at - *sent))
             .collect(),
+        all,
     };
     Ok((measured, commands[used..].to_vec()))
 }
@@ -159,6 +163,7 @@ pub(crate) async fn run(plant: &Plant, report: &mut Report, span: Duration) -> R
         ),
     ] {
         report.progress(&format!("{what} at saturation"));
+        let before = plant.processor()?;
         let (measured, rest) = saturate(commands, span).await?;
         let mut latencies = measured.latencies;
         report.row(
@@ -173,6 +178,18 @@ pub(crate) async fn run(plant: &Plant, report: &mut Report, span: Duration) -> R
             "commands",
         );
         plant.settle(Duration::from_secs(120)).await?;
+        let after = plant.processor()?;
+        let each = |seconds: f64| seconds * 1e6 / measured.all as f64;
+        report.row(
+            &format!("{what}, processor time for one"),
+            "-",
+            &format!(
+                "{:.0} us, and {:.0} us in nats-server",
+                each(after.0 - before.0),
+                each(after.1 - before.1)
+            ),
+            "commands",
+        );
         let rate = measured.per_second / 2.0;
         report.progress(&format!("{what} at half of that"));
         let count = ((span + WARM_UP).as_secs_f64() * rate) as usize;
@@ -194,7 +211,8 @@ pub(crate) async fn run(plant: &Plant, report: &mut Report, span: Duration) -> R
     report.note(format!(
         "commands: {PROJECTS} projects' users on {} connections; control.commands_per_second is raised to {COMMANDS_PER_SECOND}, so that \
          the limit on a tenant is not what is measured; each command is answered after the log and the ledger are synced; PEM of \
-         leaf and issuing CA, a P-256 key of its own, made and sealed beforehand; the clients share the cores with the servers",
+         leaf and issuing CA, a P-256 key of its own, made and sealed beforehand; the clients share the cores with the servers; processor time is that of control plane and both edges \
+         until every edge has applied everything",
         2 * PROJECTS
     ));
     Ok(())

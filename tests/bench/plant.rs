@@ -382,6 +382,25 @@ impl Plant {
         }
     }
 
+    /// Processor time that the servers have used so far, in seconds: the binary, and its nats-server.
+    pub(crate) fn processor(&self) -> Result<(f64, f64)> {
+        let config = self.folder().join("bench.toml").display().to_string();
+        let mut used = (0.0, 0.0);
+        let mut server = None;
+        for process in processes() {
+            if process.command.iter().any(|word| *word == config) {
+                used.0 = process.seconds;
+                server = Some(process.pid);
+            }
+        }
+        let server = server.context("the server runs")?;
+        used.1 = processes()
+            .filter(|process| process.parent == server)
+            .map(|process| process.seconds)
+            .sum();
+        Ok(used)
+    }
+
     /// How many certificates were added.
     pub(crate) fn certificates(&self) -> usize {
         self.certificates.load(Ordering::Relaxed)
@@ -417,6 +436,40 @@ impl Plant {
     pub(crate) fn ledger(&self) -> PathBuf {
         self.folder.path().join("state/ledger.redb")
     }
+}
+
+/// A process of this machine, as `/proc` shows it.
+struct Process {
+    pid: u32,
+    parent: u32,
+    command: Vec<String>,
+    /// Processor time, its own.
+    seconds: f64,
+}
+
+fn processes() -> impl Iterator<Item = Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let fields: Vec<&str> = stat
+            .get(stat.rfind(')')? + 1..)?
+            .split_whitespace()
+            .collect();
+        let ticks: u64 =
+            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        Some(Process {
+            pid,
+            parent: fields.get(1)?.parse().ok()?,
+            command: command
+                .split(|b| *b == 0)
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect(),
+            // Linux counts in hundredths for user space, whatever the kernel's own tick.
+            seconds: ticks as f64 / 100.0,
+        })
+    })
 }
 
 /// A project with a user and a resource in every region.
