@@ -173,9 +173,9 @@ impl Raw {
                     };
                     let mut bytes = vec![0; size + 2];
                     let _ = self.stream.get_ref().set_read_timeout(Some(LIMIT));
-                    self.stream
-                        .read_exact(&mut bytes)
-                        .expect("a message is sent whole");
+                    if self.stream.read_exact(&mut bytes).is_err() {
+                        return Heard::Closed;
+                    }
                     bytes.truncate(size);
                     return Heard::Message {
                         subject: words[1].to_owned(),
