@@ -609,3 +609,196 @@ impl Follower {
         Ok(())
     }
 }
+
+/// The checks themselves must be able to fail: each of these logs is wrong in one thing.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const ID: &str = "0192d3a0-0000-7000-8000-000000000001";
+    const OTHER: &str = "0192d3a0-0000-7000-8000-000000000002";
+
+    /// A log to which events are added that follow, unless `change` makes them do otherwise.
+    struct Written {
+        log: Log,
+        place: u64,
+    }
+
+    impl Written {
+        fn new() -> Self {
+            Self {
+                log: Log::new(),
+                place: 0,
+            }
+        }
+
+        fn add(
+            &mut self,
+            (id, index, count): (&str, u64, u64),
+            (kind, data): (&str, Value),
+            change: impl FnOnce(&mut Value),
+        ) -> Checked {
+            let sequence = self.log.len() + 1;
+            self.place += 1;
+            let before = self.log.events.last().map_or([0; 32], |last| last.hash);
+            let mut event = json!({
+                "id": format!("{id}/{index}"), "type": format!("dev.chancery.{kind}.v1"), "time": "2026-01-01T00:00:00.000000Z",
+                "project": "acme", "sequence": sequence.to_string(), "projectseq": self.place.to_string(),
+                "prevhash": HEXLOWER.encode(&before), "commandid": id, "commandindex": index.to_string(),
+                "commandcount": count.to_string(), "commandspace": "acme", "data": data,
+            });
+            change(&mut event);
+            let subject = format!("chancery.v1.log.acme.{kind}");
+            self.log
+                .push(sequence, &subject, event.to_string().into_bytes())
+        }
+    }
+
+    fn added() -> (&'static str, Value) {
+        ("domain.added", json!({"host": "www.example.com"}))
+    }
+
+    fn rejected() -> (&'static str, Value) {
+        ("command.rejected", json!({"reasons": []}))
+    }
+
+    fn found(checked: Checked) -> &'static str {
+        checked.expect_err("it is noticed").check
+    }
+
+    fn told(answer: Value) -> Vec<(Key, Value)> {
+        vec![(("acme".to_owned(), ID.parse().expect("an id")), answer)]
+    }
+
+    #[test]
+    fn a_log_that_is_in_order_passes() {
+        let mut written = Written::new();
+        written.add((ID, 1, 1), added(), |_| {}).expect("in order");
+        written
+            .add((OTHER, 1, 1), rejected(), |_| {})
+            .expect("in order");
+        written.log.complete().expect("complete");
+        let events =
+            json!([{"sequence": 1, "event": "domain.added", "data": {"host": "www.example.com"}}]);
+        let answer = json!({"sequence": 1, "events": events});
+        written.log.holds(&told(answer)).expect("as it was told");
+    }
+
+    #[test]
+    fn what_does_not_follow_is_noticed() {
+        for (name, wrong) in [
+            ("sequence", "3"),
+            ("projectseq", "3"),
+            ("prevhash", "00"),
+            ("time", "2025-12-31T23:59:59.999999Z"),
+            ("type", "dev.chancery.domain.released.v1"),
+        ] {
+            let mut written = Written::new();
+            written.add((ID, 1, 1), added(), |_| {}).expect("in order");
+            let checked = written.add((OTHER, 1, 1), rejected(), |event| {
+                event[name] = Value::from(wrong)
+            });
+            assert_eq!(found(checked), "I2", "{name}");
+        }
+    }
+
+    #[test]
+    fn commands_that_are_there_twice_or_in_part_are_noticed() {
+        let mut written = Written::new();
+        written.add((ID, 1, 1), added(), |_| {}).expect("in order");
+        assert_eq!(found(written.add((ID, 1, 1), rejected(), |_| {})), "I1");
+
+        let mut written = Written::new();
+        written.add((ID, 1, 2), added(), |_| {}).expect("in order");
+        assert_eq!(found(written.log.complete()), "I3");
+        assert_eq!(found(written.add((OTHER, 1, 1), rejected(), |_| {})), "I3");
+
+        let mut written = Written::new();
+        assert_eq!(found(written.add((ID, 2, 2), added(), |_| {})), "I3");
+    }
+
+    #[test]
+    fn what_clients_were_told_is_held_against_the_log() {
+        let mut written = Written::new();
+        assert_eq!(
+            found(written.log.holds(&told(json!({"sequence": 1})))),
+            "I1"
+        );
+        written.add((ID, 1, 1), added(), |_| {}).expect("in order");
+        let rejection = json!({"code": "conflict", "sequence": 1, "reasons": []});
+        assert_eq!(found(written.log.holds(&told(rejection))), "I4");
+        assert_eq!(
+            found(written.log.holds(&told(json!({"sequence": 2})))),
+            "I1"
+        );
+        assert_eq!(
+            found(
+                written
+                    .log
+                    .holds(&told(json!({"sequence": 1, "events": []})))
+            ),
+            "I3"
+        );
+        let events =
+            json!([{"sequence": 1, "event": "domain.added", "data": {"host": "example.com"}}]);
+        assert_eq!(
+            found(
+                written
+                    .log
+                    .holds(&told(json!({"sequence": 1, "events": events})))
+            ),
+            "I1"
+        );
+    }
+
+    #[test]
+    fn effects_that_no_order_explains_are_noticed() {
+        let mut written = Written::new();
+        written.add((ID, 1, 1), added(), |_| {}).expect("in order");
+        assert_eq!(found(written.add((OTHER, 1, 1), added(), |_| {})), "model");
+    }
+
+    #[test]
+    fn rows_that_no_event_gives_and_events_that_the_log_lacks_are_noticed() {
+        use ledger::{Batch, Change, Record};
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("ledger.redb");
+        let live = Ledger::open(&file, &SMALL).expect("a ledger");
+        let mut writer = live.writer().expect("a writer");
+        let mut follower = Follower::new("live", &folder.path().join("check"));
+        let stray = Change {
+            table: Table::Project as u8,
+            key: b"acme".to_vec(),
+            value: Some(vec![1]),
+        };
+        let batch = Batch {
+            changes: vec![stray],
+            ..Batch::default()
+        };
+        writer.append(&batch).expect("it is appended");
+        // Closed, as the file of a process that is gone.
+        drop((writer, live));
+        assert_eq!(found(follower.check(&file, &Log::new(), false)), "I5");
+
+        let live = Ledger::open(&file, &SMALL).expect("a ledger");
+        let mut writer = live.writer().expect("a writer");
+        let record = Record {
+            sequence: 1,
+            prevhash: ledger::Hash::ZERO,
+            scope: "acme".to_owned(),
+            scope_sequence: 1,
+            bytes: b"an event".to_vec(),
+        };
+        let batch = Batch {
+            records: vec![record],
+            ..Batch::default()
+        };
+        writer.append(&batch).expect("it is appended");
+        drop((writer, live));
+        assert_eq!(found(follower.check(&file, &Log::new(), false)), "I2");
+        let mut written = Written::new();
+        written.add((ID, 1, 1), added(), |_| {}).expect("in order");
+        assert_eq!(found(follower.check(&file, &written.log, false)), "I2");
+    }
+}

@@ -368,9 +368,14 @@ impl World {
                 what: why,
             })),
         };
-        checked.map_err(|finding| Finding {
-            what: format!("{} (after {fault:?})", finding.what),
-            ..finding
+        checked.map_err(|finding| {
+            let said: Vec<String> = (0..2)
+                .map(|place| format!("{} says: {}", PLACES[place], self.complaint(place)))
+                .collect();
+            Finding {
+                what: format!("{} (after {fault:?})\n{}", finding.what, said.join("\n")),
+                ..finding
+            }
         })
     }
 
