@@ -1181,3 +1181,53 @@ fn who_is_revoked_suspended_or_limited_gets_no_further() {
     assert!(refused.is_err(), "who was revoked stays so");
     house.undisturbed(&["acme project.resumed by operator"]);
 }
+
+#[test]
+fn revocations_at_the_same_moment_all_hold() {
+    const USERS: usize = 6;
+    let mut house = House::new();
+    let nats = house.chancery.nats();
+    let acme = house.operator.project("acme");
+    let users: Vec<(String, PathBuf)> = (0..USERS)
+        .map(|n| {
+            let name = format!("user-{n}");
+            let creds = house.creds("acme", &name);
+            let file = creds.display().to_string();
+            acme.run(&["access", "create", &name, "--out", &file]).ok();
+            (name, creds)
+        })
+        .collect();
+    let mut connected: Vec<Raw> = users
+        .iter()
+        .map(|(_, creds)| Raw::connect(&nats, creds, &Value::Null))
+        .collect();
+    let operator = house.chancery.state().join("operator.creds");
+    // The server takes an account once a second, so most of these wait, each with another state before it.
+    let revocations: Vec<_> = users
+        .iter()
+        .zip((0..).map(|n| Duration::from_millis(150) * n))
+        .map(|((name, _), pause)| {
+            let body = json!({"project": "acme", "name": name});
+            let mut raw = Raw::connect(&nats, &operator, &Value::Null);
+            std::thread::spawn(move || {
+                std::thread::sleep(pause);
+                raw.ask("chancery.v1.cmd.platform.access.revoke", None, &body)
+            })
+        })
+        .collect();
+    for revocation in revocations {
+        let answer = revocation.join().expect("it is answered");
+        assert_eq!(answer["outcome"], "accepted", "{answer}");
+    }
+    for ((name, creds), raw) in users.iter().zip(&mut connected) {
+        raw.closed();
+        let back = Raw::try_connect(&nats, creds, &Value::Null);
+        assert!(back.is_err(), "{name} is back");
+    }
+    let expected: Vec<&str> = [
+        vec!["acme access.created by operator"; USERS],
+        vec!["acme access.revoked by operator"; USERS],
+    ]
+    .concat();
+    house.undisturbed(&expected);
+}

@@ -62,20 +62,37 @@ impl Claims {
     /// # Errors
     /// See [`Error`]; repeating it is safe.
     pub async fn push(&self, project: &ProjectAccount) -> Result<(), Error> {
-        let iat = self.turn(&project.project).await;
-        let jwt = self.identity.project_account_jwt(project, iat)?;
+        self.push_current(&project.project, || project.clone())
+            .await
+    }
+
+    /// As [`push`](Self::push), with the account as it is when its turn has come. Of several pushes that wait, the last one
+    /// could otherwise bring the oldest state and take a revocation back.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub async fn push_current(
+        &self,
+        project: &str,
+        account: impl FnOnce() -> ProjectAccount,
+    ) -> Result<(), Error> {
+        let iat = self.turn(project).await;
+        let jwt = self.identity.project_account_jwt(&account(), iat)?;
         self.ask("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await
     }
 
-    /// Makes the server know which edges are evicted; it closes their connections and takes them no more. `revoked` as in
-    /// [`Identity::edges_account_jwt`]. Waits as [`push`](Self::push) does.
+    /// Makes the server know which edges are evicted; it closes their connections and takes them no more. `revoked` is asked
+    /// when the turn has come, and gives what [`Identity::edges_account_jwt`] takes. Waits as [`push`](Self::push) does.
     ///
     /// # Errors
     /// See [`Error`]; repeating it is safe.
-    pub async fn push_edges(&self, revoked: &BTreeMap<String, u64>) -> Result<(), Error> {
+    pub async fn push_edges(
+        &self,
+        revoked: impl FnOnce() -> BTreeMap<String, u64>,
+    ) -> Result<(), Error> {
         // No project has a name in capitals, so this is nobody else's turn.
         let iat = self.turn(Place::Edges.word()).await;
-        let jwt = self.identity.edges_account_jwt(revoked, iat);
+        let jwt = self.identity.edges_account_jwt(&revoked(), iat);
         self.ask("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await
     }
 

@@ -123,14 +123,14 @@ impl Access {
     /// # Errors
     /// The server did not take it; it is tried again at the next start.
     pub async fn push_account(&self, project: &Slug) -> Result<(), Error> {
-        let account = self.account(project);
         let deleted = Tables::of(&self.ledger)
             .project(project.as_str())
             .is_none_or(|p| p.status == ProjectStatus::Deleted);
         if deleted {
             self.claims.delete(&[project.as_str().to_owned()]).await?;
         } else {
-            self.claims.push(&account).await?;
+            let account = || self.account(project);
+            self.claims.push_current(project.as_str(), account).await?;
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Access {
     /// # Errors
     /// The server did not take it; it is tried again at the next start.
     pub async fn push_edges(&self) -> Result<(), Error> {
-        Ok(self.claims.push_edges(&self.evicted_keys()).await?)
+        Ok(self.claims.push_edges(|| self.evicted_keys()).await?)
     }
 
     /// Brings all accounts in line, as after a start: a crash may have come between the log and the server.

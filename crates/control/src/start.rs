@@ -135,6 +135,8 @@ impl Control {
     /// [`Error`]; what was started is stopped again.
     pub async fn start(config: Config) -> Result<Self, Error> {
         make_folder(&config.state)?;
+        // What a rebuild that was interrupted has left is as large as the ledger, and of no use.
+        let _ = std::fs::remove_dir_all(config.state.join("scratch"));
         let root_path = config
             .root_key
             .clone()
