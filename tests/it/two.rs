@@ -410,3 +410,73 @@ fn an_edge_that_was_taken_over_is_out_for_good_when_it_is_evicted() {
     out("after another restart", &taken, &credentials);
     drop(heir.connect(&heirs).expect("the heir is taken"));
 }
+
+/// A leaf with an extension of so many bytes, and its issuer.
+fn bulky(folder: &std::path::Path, name: &str, bytes: usize) -> (PathBuf, PathBuf) {
+    use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair};
+    let key = || KeyPair::generate().expect("a key");
+    let (root_key, leaf_key) = (key(), key());
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_der = root.self_signed(&root_key).expect("it signs itself");
+    let mut leaf = CertificateParams::new(vec![HOST.to_owned()]).expect("a name");
+    leaf.not_before = time::OffsetDateTime::now_utc() - Duration::from_secs(3_600);
+    leaf.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(30 * 86_400);
+    // An OCTET STRING, which nobody has to know.
+    let mut content = vec![0x04, 0x82];
+    let size = u16::try_from(bytes).expect("a length of two bytes");
+    content.extend(size.to_be_bytes());
+    content.extend(vec![0x2a; bytes]);
+    leaf.custom_extensions = vec![CustomExtension::from_oid_content(
+        &[1, 3, 6, 1, 4, 1, 55_555, 1],
+        content,
+    )];
+    let leaf = leaf
+        .signed_by(&leaf_key, &Issuer::new(root, root_key))
+        .expect("the root signs");
+    let (chain, secret) = (
+        folder.join(format!("{name}.pem")),
+        folder.join(format!("{name}.key")),
+    );
+    fs::write(&chain, format!("{}{}", leaf.pem(), root_der.pem())).expect("written");
+    fs::write(&secret, leaf_key.serialize_pem()).expect("written");
+    (chain, secret)
+}
+
+#[test]
+fn the_largest_certificates_of_one_project_keep_no_edge_from_its_snapshot() {
+    let apart = Apart::start();
+    let origin = Origin::start("origin");
+    let acme = project(&apart.operator(), &origin);
+    let add = |verb: &str, name: &str, file: &str, bytes: usize| {
+        let (chain, key) = bulky(apart.folder.path(), file, bytes);
+        let (chain, key) = (chain.display().to_string(), key.display().to_string());
+        let mut words = vec!["certificate", verb, name, "--chain", &chain, "--key", &key];
+        if verb == "add" {
+            words.extend(["--region", "eu-1"]);
+        }
+        acme.run(&words)
+    };
+    assert_eq!(add("add", "vast", "vast", 50_000).refused(), "too_large");
+    for (name, versions) in [("first", 9), ("second", 16)] {
+        for version in 0..versions {
+            let verb = if version == 0 { "add" } else { "replace" };
+            add(verb, name, &format!("{name}-{version}"), 47_000).ok();
+            wait(&acme, name, "ready");
+        }
+    }
+    // An edge that begins with nothing takes it all as a snapshot.
+    apart.token("edge-7");
+    let edge = Serve::start(&apart.file("edge.toml"));
+    let newest = fs::read(apart.file("second-15.pem")).expect("it was written");
+    let newest = harness::openssl(&["x509", "-outform", "DER"], &newest);
+    eventually("the newest is served", SOON, || {
+        let served = harness::handshake(apart.https, HOST, &[]).served()?;
+        if served == newest {
+            Ok(())
+        } else {
+            Err(harness::sha256(&served))
+        }
+    });
+    edge.stop();
+}

@@ -27,6 +27,9 @@ pub const MAX_INPUT: usize = 1024 * 1024;
 pub const MAX_CERTIFICATES: usize = 20;
 /// The longest certificate, in bytes of DER.
 pub const MAX_CERTIFICATE: usize = 64 * 1024;
+/// Bytes of DER that a server certificate and its intermediates have at most together. All versions of one certificate are
+/// carried to an edge in one message, so 16 of them must fit into that.
+pub const MAX_SERVED: usize = 48 * 1024;
 /// The most DNS names of one certificate; an event must hold them all.
 pub const MAX_NAMES: usize = 250;
 

@@ -539,35 +539,49 @@ impl Feed {
         let (mut at, mut from) = after
             .and_then(|cursor| read_cursor(&cursor.0))
             .unwrap_or((0, Vec::new()));
+        let region_key_versions = tables
+            .region(self.region.as_str())
+            .and_then(|region| usize::try_from(region.key_version).ok())
+            .unwrap_or(1);
         let mut rows = BTreeMap::new();
         let mut size = 0;
         while let Some(table) = TABLES.get(at) {
             let start = (!from.is_empty()).then_some(from.as_slice());
             let page = tables.scan(*table, &[], start, CHUNK_ROWS);
-            let Some((last, _)) = page.last() else {
+            if page.is_empty() {
                 (at, from) = (at + 1, Vec::new());
                 continue;
-            };
-            let mut reached = last.clone();
+            }
+            let mut reached = from.clone();
+            let mut full = false;
             for (key, value) in &page {
+                let mut own = Vec::new();
+                let mut own_size = 0;
                 for row in self.snapshot_rows(&tables, *table, key, value) {
                     let value = self.value(&tables, &row);
-                    size += match &value {
-                        Value::Bytes(bytes) => bytes.len() + 48,
-                        Value::Bundle(bundle) => {
+                    own_size += match (&row, &value) {
+                        (_, Value::Gone) => continue,
+                        // Sealed, it holds every version of the region's key.
+                        (Row::RegionKey(_), _) => 200 * region_key_versions + 48,
+                        (_, Value::Bytes(bytes)) => bytes.len() + 48,
+                        (_, Value::Bundle(bundle)) => {
                             bundle.chain.iter().map(Vec::len).sum::<usize>() + 3_000
                         }
-                        Value::Gone => continue,
                     };
-                    rows.insert(row, value);
+                    own.push((row, value));
                 }
-                if size > MESSAGE_BYTES {
-                    reached = key.clone();
+                // What one key leads to is sent at once, alone if need be: it never has more than fits into one message,
+                // as the bytes of a chain and the number of versions are bounded where they come in.
+                if size > 0 && size + own_size > MESSAGE_BYTES {
+                    full = true;
                     break;
                 }
+                size += own_size;
+                rows.extend(own);
+                reached.clone_from(key);
             }
             from = reached;
-            if size > MESSAGE_BYTES / 2 {
+            if full || size > MESSAGE_BYTES / 2 {
                 break;
             }
         }

@@ -428,6 +428,14 @@ impl Ingestion {
         .await
         .map_err(|_| later(&"examination ended early"))?
         .map_err(|reasons: Vec<Reason>| Box::new(Problem::of(reasons)))?;
+        let served: usize = examined.chain.iter().map(|der| der.as_ref().len()).sum();
+        if kind == CertificateKind::Server && served > chain::MAX_SERVED {
+            return refuse(
+                Code::TooLarge,
+                "the certificate and its intermediates have more than 48 KiB together",
+                "spread the names over several certificates, and send the intermediates only",
+            );
+        }
         let objects = examined
             .facts
             .chain
