@@ -33,8 +33,8 @@ sweep ROUNDS='240':
 # a table of what this machine reaches, compared with the targets: --quick, --million, --only PART
 bench *ARGUMENTS:
     scripts/setup
-    cargo build --release --locked -p chancery -p edge --bins --examples
-    cargo run --release --locked -p tests --example bench -- {{ARGUMENTS}}
+    cargo build --release --locked -p chancery -p edge -p tests --bin chancery --example names --example handshakes --example bench
+    target/release/examples/bench {{ARGUMENTS}}
 
 # formatting and lints
 lint:

@@ -388,7 +388,7 @@ impl Plant {
         let mut used = (0.0, 0.0);
         let mut server = None;
         for process in processes() {
-            if process.command.iter().any(|word| *word == config) {
+            if process.command.contains(&config) {
                 used.0 = process.seconds;
                 server = Some(process.pid);
             }
