@@ -1119,7 +1119,10 @@ mod tests {
                 Place::System,
                 identity.shared_account_jwt(&Account::System, &BTreeMap::new(), 1),
             ),
-            (Place::Core, identity.shared_account_jwt(&Account::Core, &BTreeMap::new(), 1)),
+            (
+                Place::Core,
+                identity.shared_account_jwt(&Account::Core, &BTreeMap::new(), 1),
+            ),
             (
                 Place::Edges,
                 identity.shared_account_jwt(&Account::Edges, &BTreeMap::new(), 1),

@@ -260,11 +260,11 @@ impl Access {
         Ok(data_encoding::BASE64URL_NOPAD.encode(&json))
     }
 
-    /// After an eviction: the edge's connections are closed, and the region's key gets its next version, which the evicted
-    /// edge does not get.
+    /// After an eviction: the evicted edge is disconnected, and the region gets the next version of its key, which that edge
+    /// does not get.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`]; what is left is owed, and done at the next start.
     pub async fn evicted(
         &self,
         vault: &Addr<Vault>,
@@ -272,19 +272,52 @@ impl Access {
         evict: &EvictEdge,
     ) -> Result<(), Error> {
         self.push_edges().await?;
-        let region = evict.region.as_str().to_owned();
+        self.rotate_if_owed(vault, registrar, &evict.region).await
+    }
+
+    /// Gives every region the key that it is owed since an eviction: a crash may have come between the two.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn rotate_owed(
+        &self,
+        vault: &Addr<Vault>,
+        registrar: &Addr<Registrar>,
+    ) -> Result<(), Error> {
+        let regions = Tables::of(&self.ledger).regions();
+        for region in regions {
+            self.rotate_if_owed(vault, registrar, &region).await?;
+        }
+        Ok(())
+    }
+
+    async fn rotate_if_owed(
+        &self,
+        vault: &Addr<Vault>,
+        registrar: &Addr<Registrar>,
+        region: &Slug,
+    ) -> Result<(), Error> {
+        let known = Tables::of(&self.ledger).region(region.as_str());
+        let Some(known) = known.filter(|known| known.evicted > known.rotated) else {
+            return Ok(());
+        };
+        let name = region.as_str().to_owned();
         let (version, public) = vault::with(vault, move |core| {
-            let blob = core.keyring.new_region_key(&region)?;
-            core.publish(vec![blob])?;
-            Ok::<_, vault::Error>(core.keyring.region_key_public(&region)?.unwrap_or_default())
+            let newest = core.keyring.region_key_public(&name)?;
+            // A key that was made before a crash, and that no event names yet, is taken.
+            if newest.is_none_or(|(version, _)| version <= known.key_version) {
+                let blob = core.keyring.new_region_key(&name)?;
+                core.publish(vec![blob])?;
+            }
+            Ok::<_, vault::Error>(core.keyring.region_key_public(&name)?.unwrap_or_default())
         })
         .await??;
         let command = RotateRegionKey {
-            region: evict.region.clone(),
+            region: region.clone(),
             key: Digest(public),
             key_version: version,
         };
-        let about = format!("region.key-rotate {} {version}", evict.region);
+        let about = format!("region.key-rotate {region} {version}");
         match registrar
             .send(Ask::internal("vault", &about, command.into()))
             .await

@@ -170,7 +170,9 @@ impl Ingestion {
                     .map_err(with_id);
                 let mut brought = match brought {
                     Ok(brought) => brought,
-                    Err(problem) => return self.first_outcome(&project, id).ok_or(problem),
+                    Err(problem) => {
+                        return self.first_outcome(&project, id, &problem).ok_or(problem);
+                    }
                 };
                 let digest = digest(&project, &noun, &verb, &fields, Some(&brought.facts));
                 if let Some(answer) = self.decided(&project, id, digest) {
@@ -197,7 +199,9 @@ impl Ingestion {
                     .map_err(with_id);
                 let mut brought = match brought {
                     Ok(brought) => brought,
-                    Err(problem) => return self.first_outcome(&project, id).ok_or(problem),
+                    Err(problem) => {
+                        return self.first_outcome(&project, id, &problem).ok_or(problem);
+                    }
                 };
                 let digest = digest(&project, &noun, &verb, &fields, Some(&brought.facts));
                 if let Some(answer) = self.decided(&project, id, digest) {
@@ -314,9 +318,12 @@ impl Ingestion {
         }
     }
 
-    /// The outcome of a command that was decided before. What can no longer be examined, because it has expired since for
-    /// instance, still has the outcome that it had.
-    fn first_outcome(&self, project: &Slug, id: Uuid) -> Option<Answer> {
+    /// The outcome of a command that was decided before and is asked again when its certificate has expired: it still has the
+    /// outcome that it had. Whatever else is wrong with what was sent was so the first time too, so it is another command.
+    fn first_outcome(&self, project: &Slug, id: Uuid, problem: &Problem) -> Option<Answer> {
+        if problem.reasons.iter().any(|r| r.code != Code::Expired) {
+            return None;
+        }
         let tables = Tables::of(&self.ledger);
         let outcome = tables
             .0

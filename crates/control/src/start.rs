@@ -299,6 +299,7 @@ impl Control {
             signer: signer_public,
         });
         access.push_all().await?;
+        access.rotate_owed(&vault, &registrar).await?;
 
         let edges: Arc<Edges> = Arc::default();
         let distribution = Distribution::spawn(Shared {

@@ -79,6 +79,8 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 created: at.sequence,
                 key: e.key,
                 key_version: e.key_version,
+                rotated: at.sequence,
+                evicted: 0,
             };
             state.put(Table::Region, key::text(&e.region), &region);
         }
@@ -110,12 +112,17 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             if let Some(mut edge) = state.edge(e.region.as_str(), e.edge.as_str()) {
                 edge.evicted = true;
                 state.put(Table::Edge, key::pair(&e.region, &e.edge), &edge);
+                if let Some(mut region) = state.region(e.region.as_str()) {
+                    region.evicted = at.sequence;
+                    state.put(Table::Region, key::text(&e.region), &region);
+                }
             }
         }
         Event::RegionKeyRotated(e) => {
             if let Some(mut region) = state.region(e.region.as_str()) {
                 region.key = e.key;
                 region.key_version = e.key_version;
+                region.rotated = at.sequence;
                 state.put(Table::Region, key::text(&e.region), &region);
             }
         }

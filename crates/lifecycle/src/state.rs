@@ -70,6 +70,10 @@ pub struct Region {
     pub key: Digest,
     /// The version of its key.
     pub key_version: u32,
+    /// The sequence at which it got this key.
+    pub rotated: u64,
+    /// The sequence at which an edge was last evicted, or 0. While that is after `rotated`, the next key is owed.
+    pub evicted: u64,
 }
 
 /// A named set of regions.
