@@ -828,8 +828,60 @@ fn what_can_be_rebuilt_is_rebuilt() {
     );
     again.operator().run(&["audit", "verify"]).ok();
     again.operator().run(&["audit", "rebuild"]).ok();
+    // An edge that lost all that it had, its own keys too, is let in anew by the process that it belongs to.
+    drop(again.stop());
+    fs::remove_dir_all(state.join("edges")).expect("it was there");
+    let again = Up::in_folder(&folder).start();
+    served_now(again.https(), host, &leaf).expect("ready means that the edge has applied the head");
+    again.operator().run(&["status"]).ok();
     drop(again);
     drop(kept);
+}
+
+/// S-21, S-25, D3: while a certificate is being verified, it is in progress, cannot be deleted and displaces nothing.
+#[test]
+fn what_is_still_being_verified_displaces_nothing_and_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("slow.toml");
+    let text = "state = \"state\"\n[control]\nverify_delay_ms = 3000\n\
+                [[edge]]\nregion = \"local\"\nname = \"local-1\"\nhttps = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
+    fs::write(&config, text).expect("a file");
+    let chancery = Up::in_folder(folder.path())
+        .flag(&format!("--config={}", config.display()))
+        .start();
+    let stage = Stage::of(chancery);
+    let host = "www.example.com";
+    stage.bucket(host);
+    let first = stage.ca.issue(host);
+    stage.upload("first", &first);
+    stage.serves(host, &first);
+    let second = stage.ca.issue(host);
+    certificate(
+        &stage.alice,
+        "add",
+        "second",
+        &second,
+        &["--region", "local"],
+    )
+    .ok();
+    let shown = stage
+        .alice
+        .run(&["certificate", "show", "second"])
+        .ok()
+        .json();
+    assert_eq!(
+        (shown["status"].as_str(), shown["shown"].as_str()),
+        (Some("verifying"), Some("in progress")),
+        "{shown}"
+    );
+    let delete = ["certificate", "delete", "second", "--confirm", "second"];
+    assert_eq!(stage.alice.run(&delete).refused(), "in_progress");
+    stage.serves(host, &first);
+    // Then it is active, and can be deleted.
+    wait(&stage.alice, "second", "active");
+    stage.serves(host, &second);
+    stage.alice.run(&delete).ok();
+    stage.serves(host, &first);
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Stage {
         Self::of(Chancery::with_regions(regions))
     }
 
-    fn of(chancery: Chancery) -> Self {
+    pub(crate) fn of(chancery: Chancery) -> Self {
         let (operator, alice) = (chancery.operator(), chancery.project("acme", "alice"));
         Self {
             ca: Ca::new(),

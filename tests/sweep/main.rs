@@ -98,18 +98,21 @@ fn no_crash_breaks_an_invariant() {
     }
 }
 
-/// The same sweep must stop at a planted bug, and by an invariant that this bug breaks.
+/// The same sweep must stop at a planted bug, and by an invariant that this bug breaks. A sweep that stops for another
+/// reason says nothing about the bug, so another one is begun; a bug that is found by accident only is not found.
 fn caught(bug: &'static str, by: &[&str]) {
-    match sweep(Some(bug)) {
-        Ok(_) => panic!("{bug} was not noticed in {} rounds", rounds()),
-        Err((round, finding)) => {
-            println!("{bug} was caught in round {round} by {finding}");
-            assert!(
-                by.contains(&finding.check),
-                "{bug} was caught by accident: {finding}"
-            );
+    for _ in 0..3 {
+        match sweep(Some(bug)) {
+            Ok(_) => panic!("{bug} was not noticed in {} rounds", rounds()),
+            Err((round, finding)) => {
+                println!("{bug}: round {round}: {finding}");
+                if by.contains(&finding.check) {
+                    return;
+                }
+            }
         }
     }
+    panic!("{bug} was caught by accident only");
 }
 
 #[test]

@@ -21,8 +21,9 @@ use crate::check::{Checked, Finding, Follower, Log};
 use crate::node::{Node, Said, crashed};
 use crate::traffic::{Random, Traffic};
 
-/// I9: how long after a fault the work may stand still.
-const PROGRESS: Duration = Duration::from_secs(20);
+/// I9: how long after a fault the work may stand still. A server that was killed may need most of it to recover its streams
+/// while other sweeps use the same cores.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// How long a node waits for an answer from NATS.
 const REQUEST: Duration = Duration::from_secs(3);
 /// How long a fail point is waited for before the process is killed instead.

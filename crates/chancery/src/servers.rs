@@ -186,7 +186,7 @@ async fn edges(
             .join("edges")
             .join(format!("{}.{}", one.region, one.name));
         let mut edge_config = edge::Config::new(&folder, one.region.clone());
-        let mut pick = |what: &str, address: SocketAddr| match (
+        let pick = |what: &str, address: SocketAddr| match (
             address.port(),
             ports.get(&format!("{}.{}.{what}", one.region, one.name)),
         ) {
@@ -213,8 +213,15 @@ async fn edges(
                     .trim()
                     .to_owned(),
             ),
-            // An edge of this process that is enrolled already needs none; the token then has no use.
-            (_, Some(control)) => control.edge_token(&one.region, &one.name).ok(),
+            // An edge of this process that is enrolled needs none. One whose folder is gone is let in anew.
+            (_, Some(control)) if !edge::is_enrolled(&folder) => Some(
+                control
+                    .edge_token_anew(&one.region, &one.name)
+                    .await
+                    .with_context(|| {
+                        format!("letting the edge {} of {} in", one.name, one.region)
+                    })?,
+            ),
             _ => None,
         };
         let edge = edge::start(edge_config)
@@ -242,6 +249,15 @@ async fn edges(
                 edge.name(),
                 edge.problems().join("; ")
             );
+        }
+        // Only when the control plane has heard of them does its `status` say that all is well.
+        let heard = || {
+            edges
+                .iter()
+                .all(|(region, _)| control.edges.live(region).applied >= head)
+        };
+        while !heard() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
     Ok(edges)

@@ -16,7 +16,7 @@ use lifecycle::command::{AddCertificate, Asker, Command, ReplaceCertificate};
 use lifecycle::decide::rights;
 use lifecycle::event::{CertificateKind, Facts};
 use lifecycle::names::Slug;
-use lifecycle::rejection::{Code, Reason};
+use lifecycle::rejection::Code;
 use lifecycle::state::State;
 use wire::answer::{Answer, Problem};
 use wire::request::{self, Asked};
@@ -41,7 +41,7 @@ pub struct Ingestion {
     /// Accounts, users and enrolment.
     pub access: Arc<access::Access>,
     /// The keys that commands are sealed to.
-    pub keys: RwLock<IngestionKeys>,
+    pub keys: Arc<RwLock<IngestionKeys>>,
     /// Roots that the operator configured.
     pub roots: Vec<rustls_pki_types::CertificateDer<'static>>,
     /// Places for examination.
@@ -398,43 +398,47 @@ impl Ingestion {
             }
             _ => {}
         }
-        let opened = {
-            let keys = self
-                .keys
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            sealed
-                .map(|sealed| keys.open(project.as_str(), &sealed))
-                .transpose()
-        };
-        let key: Option<PrivateKey> = opened.map_err(|error| {
-            let code = Code::parse(error.code()).unwrap_or(Code::Malformed);
-            Box::new(Problem::new(
-                code,
-                error.to_string(),
-                "ask for the ingestion key again and seal with `chancery seal`",
-            ))
-        })?;
-        let spki = key.as_ref().map(PrivateKey::spki_sha256);
         let roots = self.roots.clone();
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
-        let examined = tokio::task::spawn_blocking(move || {
+        let keys = Arc::clone(&self.keys);
+        let owner = project.as_str().to_owned();
+        // Opening the key is as much work as all the rest of it.
+        let (examined, key) = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let chain = chain::read_chain(text.as_bytes(), kind).map_err(|reason| vec![reason])?;
-            chain::examine(
-                &chain,
-                spki,
-                kind,
-                now,
-                chain::Known {
-                    roots: &roots,
-                    issuers: &[],
-                },
-            )
+            let opened = sealed
+                .map(|sealed| {
+                    keys.read()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .open(&owner, &sealed)
+                })
+                .transpose();
+            let key: Option<PrivateKey> = opened.map_err(|error| {
+                let code = Code::parse(error.code()).unwrap_or(Code::Malformed);
+                Box::new(Problem::new(
+                    code,
+                    error.to_string(),
+                    "ask for the ingestion key again and seal with `chancery seal`",
+                ))
+            })?;
+            let examined = chain::read_chain(text.as_bytes(), kind)
+                .map_err(|reason| vec![reason])
+                .and_then(|chain| {
+                    chain::examine(
+                        &chain,
+                        key.as_ref().map(PrivateKey::spki_sha256),
+                        kind,
+                        now,
+                        chain::Known {
+                            roots: &roots,
+                            issuers: &[],
+                        },
+                    )
+                })
+                .map_err(|reasons| Box::new(Problem::of(reasons)))?;
+            Ok::<_, Box<Problem>>((examined, key))
         })
         .await
-        .map_err(|_| later(&"examination ended early"))?
-        .map_err(|reasons: Vec<Reason>| Box::new(Problem::of(reasons)))?;
+        .map_err(|_| later(&"examination ended early"))??;
         let served: usize = examined.chain.iter().map(|der| der.as_ref().len()).sum();
         if kind == CertificateKind::Server && served > chain::MAX_SERVED {
             return refuse(

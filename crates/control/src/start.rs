@@ -344,7 +344,7 @@ impl Control {
             vault,
             objects,
             access,
-            keys: RwLock::new(ingestion_keys),
+            keys: Arc::new(RwLock::new(ingestion_keys)),
             roots: config.roots.clone(),
             examinations: Turns::new(2 * cores, cores),
             uploads: Mutex::new(Buckets::new(config.rate)),
@@ -408,6 +408,36 @@ impl Control {
             .access
             .token(&enrol, uuid::Uuid::now_v7())
             .map_err(|p| Error::Refused(p.detail))
+    }
+
+    /// The same for an edge that may have been enrolled before and lost its folder: what it was is evicted first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn edge_token_anew(&self, region: &Slug, edge: &Slug) -> Result<String, Error> {
+        let known = Tables::of(&self.ledger).edge(region.as_str(), edge.as_str());
+        if known.is_some_and(|known| !known.evicted) {
+            let evict = lifecycle::command::EvictEdge {
+                region: region.clone(),
+                edge: edge.clone(),
+            };
+            tracing::warn!(%region, %edge, "the edge lost its folder; it is evicted and let in anew");
+            let ask = Ask {
+                id: uuid::Uuid::now_v7(),
+                ..Ask::internal("start", "edge.evict", evict.clone().into())
+            };
+            match self.ingestion.registrar.send(ask).await {
+                Ok(Answer::Accepted(_)) => {}
+                Ok(Answer::Problem(problem)) => return Err(Error::Refused(problem.detail)),
+                Err(_) => return Err(Error::Interrupted),
+            }
+            let ingestion = &self.ingestion;
+            let access = &ingestion.access;
+            access
+                .evicted(&ingestion.vault, &ingestion.registrar, &evict)
+                .await?;
+        }
+        self.edge_token(region, edge)
     }
 
     /// Stops the nats-server and waits for it. What was answered is durable already.

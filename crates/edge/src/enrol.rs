@@ -21,7 +21,7 @@ use wire::subject;
 use crate::store::{decode, encode};
 
 /// The edge's identity, sealed under its local key.
-const FILE: &str = "identity.sealed";
+pub(crate) const FILE: &str = "identity.sealed";
 /// The keys of an enrolment that has begun.
 const BEGUN: &str = "enrolling.sealed";
 /// How long enrolment is tried.

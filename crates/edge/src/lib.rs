@@ -269,6 +269,11 @@ pub async fn start(config: Config) -> Result<Edge, Error> {
     })
 }
 
+/// Whether a state folder holds an edge's identity, so that it needs no token.
+pub fn is_enrolled(state_dir: &Path) -> bool {
+    state_dir.join(enrol::FILE).exists()
+}
+
 impl Edge {
     /// The edge's name.
     pub fn name(&self) -> &Slug {
