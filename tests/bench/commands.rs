@@ -177,16 +177,19 @@ pub(crate) async fn run(plant: &Plant, report: &mut Report, span: Duration) -> R
             ),
             "commands",
         );
+        let answered = Instant::now();
         plant.settle(Duration::from_secs(120)).await?;
+        let applied = answered.elapsed();
         let after = plant.processor()?;
         let each = |seconds: f64| seconds * 1e6 / measured.all as f64;
         report.row(
             &format!("{what}, processor time for one"),
             "-",
             &format!(
-                "{:.0} us, and {:.0} us in nats-server",
+                "{:.0} us, and {:.0} us in nats-server; all applied {:.1} s after the last answer",
                 each(after.0 - before.0),
-                each(after.1 - before.1)
+                each(after.1 - before.1),
+                applied.as_secs_f64()
             ),
             "commands",
         );

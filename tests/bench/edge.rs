@@ -2,7 +2,7 @@
 //! with an empty store that takes everything from the running system.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,22 +33,45 @@ fn output(name: &str, arguments: &[String]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Start, memory and change with so many certificates in the store.
-pub(crate) fn names(report: &mut Report, counts: &[u32]) -> Result<()> {
+/// Start, memory and change with so many certificates in the store: one process fills it, others each serve a copy of it.
+pub(crate) fn names(report: &mut Report, counts: &[u32], times: usize) -> Result<()> {
     for count in counts {
         report.progress(&format!("an edge with {count} certificates"));
-        let text = output("names", &[count.to_string()])?;
-        // Each line is a text, then a number, then perhaps more.
-        let found: BTreeMap<&str, &str> = text
-            .lines()
-            .filter_map(|line| line.split_once("  "))
-            .map(|(k, v)| (k.trim(), v.trim()))
-            .collect();
-        let value = |name: &str| {
+        let folder = tempfile::Builder::new()
+            .prefix("chancery-bench-")
+            .tempdir()?;
+        let (filled, served) = (folder.path().join("filled"), folder.path().join("served"));
+        std::fs::create_dir(&filled)?;
+        let arguments = |phase: &str, folder: &Path| {
+            [
+                phase.to_owned(),
+                folder.display().to_string(),
+                count.to_string(),
+            ]
+        };
+        output("names", &arguments("fill", &filled))?;
+        let mut found: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for _ in 0..times {
+            copy(&filled, &served)?;
+            // Each line is a text, then a number, then perhaps more.
+            for line in output("names", &arguments("serve", &served))?.lines() {
+                let Some((name, rest)) = line.split_once("  ") else {
+                    continue;
+                };
+                let Some(Ok(number)) = rest.split_whitespace().next().map(str::parse) else {
+                    continue;
+                };
+                found
+                    .entry(name.trim().to_owned())
+                    .or_default()
+                    .push(number);
+            }
+            std::fs::remove_dir_all(&served)?;
+        }
+        let mut values = |name: &str| {
             found
-                .get(name)
-                .copied()
-                .with_context(|| format!("names does not tell {name}:\n{text}"))
+                .remove(name)
+                .with_context(|| format!("the example names does not tell: {name}"))
         };
         let targets = match count {
             100_000 => ["< 50 ms", "< 50 MB", "< 5 ms"],
@@ -70,28 +93,48 @@ pub(crate) fn names(report: &mut Report, counts: &[u32]) -> Result<()> {
                 targets[2],
             ),
         ] {
-            let (number, rest) = value(name)?.split_once(' ').unwrap_or((value(name)?, ""));
-            let measured = format!("{number} {unit} {rest}");
             report.row(
                 &format!("edge, {count} certificates: {what}"),
                 target,
-                measured.trim_end(),
+                &format!("{} {unit}", spread(&mut values(name)?, 1)),
                 "edge",
             );
         }
-        if let Ok(later) = value("a later handshake, us CPU") {
-            report.row(
-                &format!("edge, {count} certificates: first touch of a name, CPU"),
-                "< 1.7 times a later one",
-                &format!(
-                    "{} us, later {later}",
-                    value("first touch of a name, us CPU")?
-                ),
-                "edge",
-            );
+        let (first, later) = (
+            values("first touch of a name, us CPU")?,
+            values("a later handshake, us CPU")?,
+        );
+        let mut ratios: Vec<f64> = first
+            .iter()
+            .zip(&later)
+            .map(|(first, later)| first / later)
+            .collect();
+        report.row(
+            &format!("edge, {count} certificates: CPU, first touch to later"),
+            "< 1.7",
+            &spread(&mut ratios, 2),
+            "edge",
+        );
+    }
+    report.note(format!(
+        "edge: median (lowest to highest) of {times} processes, each over a copy of a store that another one filled; cargo run --release -p edge \
+         --example names COUNT"
+    ));
+    Ok(())
+}
+
+/// A folder with its files and folders.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
         }
     }
-    report.note("edge: cargo run --release -p edge --example names COUNT; a process of its own over a store that another one filled".to_owned());
     Ok(())
 }
 

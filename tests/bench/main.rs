@@ -112,7 +112,7 @@ fn main() -> Result<()> {
         if options.million {
             counts.push(1_000_000);
         }
-        edge::names(&mut report, &counts)?;
+        edge::names(&mut report, &counts, if quick { 3 } else { 5 })?;
     }
     if wanted("handshakes") {
         let (runs, rounds) = if quick { (3, 2) } else { (7, 4) };
