@@ -12,9 +12,10 @@ mod report;
 mod selection;
 mod served;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use plant::Plant;
 use report::Report;
@@ -36,7 +37,7 @@ struct Options {
     only: Vec<String>,
 }
 
-fn options() -> Result<Options> {
+fn options() -> Option<Options> {
     let mut options = Options {
         quick: false,
         million: false,
@@ -49,16 +50,19 @@ fn options() -> Result<Options> {
             "--million" => options.million = true,
             "--only" => match words.next() {
                 Some(part) if PARTS.contains(&part.as_str()) => options.only.push(part),
-                _ => bail!("{USAGE}"),
+                _ => return None,
             },
-            _ => bail!("{USAGE}"),
+            _ => return None,
         }
     }
-    Ok(options)
+    Some(options)
 }
 
-fn main() -> Result<()> {
-    let options = options()?;
+fn main() -> Result<ExitCode> {
+    let Some(options) = options() else {
+        eprintln!("{USAGE}");
+        return Ok(ExitCode::from(2));
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -128,7 +132,7 @@ fn main() -> Result<()> {
         disk.1,
     ));
     report.print()?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn load_average() -> String {
