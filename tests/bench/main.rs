@@ -123,10 +123,10 @@ fn main() -> Result<ExitCode> {
         edge::handshakes(&mut report, runs, rounds, 200)?;
     }
     report.note(format!(
-        "{} cores, {} build; load average {load} before the start (anything else that runs here makes all of this slower); a sync of 4 KiB in {} \
+        "{} cores, {}; load average {load} before the start (anything else that runs here makes all of this slower); a sync of 4 KiB in {} \
          takes {:.2} ms (median), {:.2} ms (99th of 100)",
         std::thread::available_parallelism().map_or(0, usize::from),
-        if report.optimised { "release" } else { "debug: figures mean little" },
+        if report.optimised { "release" } else { "debug build: figures mean little" },
         std::env::temp_dir().display(),
         disk.0,
         disk.1,
