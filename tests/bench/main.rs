@@ -126,7 +126,7 @@ fn main() -> Result<ExitCode> {
         "{} cores, {}; load average {load} before the start (anything else that runs here makes all of this slower); a sync of 4 KiB in {} \
          takes {:.2} ms (median), {:.2} ms (99th of 100)",
         std::thread::available_parallelism().map_or(0, usize::from),
-        if report.optimised { "release" } else { "debug build: figures mean little" },
+        if report.optimised { "release build" } else { "debug build: figures mean little" },
         std::env::temp_dir().display(),
         disk.0,
         disk.1,
