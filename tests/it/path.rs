@@ -838,7 +838,7 @@ fn what_can_be_rebuilt_is_rebuilt() {
     drop(kept);
 }
 
-/// S-21, S-25, D3: while a certificate is being verified, it is in progress, cannot be deleted and displaces nothing.
+/// While a certificate is being verified, it is in progress, cannot be deleted and displaces nothing.
 #[test]
 fn what_is_still_being_verified_displaces_nothing_and_stays() {
     let folder = tempfile::tempdir().expect("a folder");

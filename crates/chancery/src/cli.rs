@@ -1,4 +1,4 @@
-//! The command line's words (DESIGN 4.4). Other programs drive it: a name here, once published, stays.
+//! The command line's words. Other programs drive it: a name here, once published, stays.
 //!
 //! Only shapes live here; what a command does is in [`crate::commands`], one file a noun.
 

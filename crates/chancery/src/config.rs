@@ -94,6 +94,8 @@ pub struct Control {
     pub command_burst: u32,
     /// Regions that are created at the start if they are not there.
     pub regions: Vec<Slug>,
+    /// To be raised by one after a restore of an older log: edges then take a whole snapshot.
+    pub generation: u64,
     /// For rehearsals: how long each verification takes at least, milliseconds.
     pub verify_delay_ms: u64,
 }
@@ -108,6 +110,7 @@ impl Default for Control {
             commands_per_second: 50,
             command_burst: 1_000,
             regions: Vec::new(),
+            generation: 1,
             verify_delay_ms: 0,
         }
     }

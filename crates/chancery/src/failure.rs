@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well, and the exit status that says so (DESIGN 4.4).
+//! How a command ends when it does not end well, and the exit status that says so.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,7 @@
 //! The custodian: what the log says is destroyed, or never came to be used, leaves the vault and its stream.
 //!
 //! The tables decide: a private key that no row of `Key` names has no user. It is looked for when a `key.destroyed` wakes
-//! the custodian, and everywhere after a start and every quarter of an hour, which also finds the keys of uploads that the
-//! registrar rejected.
+//! the custodian, and everywhere every half hour, which also finds the keys of uploads that the registrar rejected.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::tables::{Tables, fatal};
 use crate::vault::{self, Vault};
 
 /// How often everything is looked through.
-const ROUND: Duration = Duration::from_secs(900);
+const ROUND: Duration = Duration::from_secs(1_800);
 /// Keys that wait for their turn; beyond that the next round finds them.
 const WAITING_MAX: usize = 10_000;
 
@@ -32,6 +31,9 @@ pub struct Custodian {
     seen: u64,
     waiting: VecDeque<(String, [u8; 32])>,
     working: bool,
+    /// The head of the stream of sealed keys at the last round. Only keys that were there then are looked for: what uses a
+    /// younger one, a queued command for instance, may still be on its way, also across a restart.
+    settled: u64,
 }
 
 impl Custodian {
@@ -46,6 +48,7 @@ impl Custodian {
                 seen,
                 waiting: VecDeque::new(),
                 working: false,
+                settled: 0,
             }
         })
     }
@@ -124,21 +127,24 @@ impl Custodian {
     fn round(&mut self, ctx: &mut Context<Self>) {
         let ledger = self.ledger.clone();
         let vault = self.vault.clone();
+        let settled = self.settled;
         let all = async move {
             let found = vault::with(&vault, move |core| {
+                let head = core.keyring.head().unwrap_or(settled);
                 let tables = Tables::of(&ledger);
                 let mut unused = Vec::new();
                 let mut after: Option<Vec<u8>> = None;
                 loop {
                     let page = tables.scan(Table::Project, &[], after.as_deref(), 500);
                     let Some((last, _)) = page.last() else {
-                        return unused;
+                        return (head, unused);
                     };
                     after = Some(last.clone());
                     for (row, _) in &page {
                         let project = Parts::of(row).text();
                         for held in core.keyring.list(project).unwrap_or_default() {
-                            if !is_used(&tables, project, held.spki_sha256)
+                            if held.sequence <= settled
+                                && !is_used(&tables, project, held.spki_sha256)
                                 && unused.len() < WAITING_MAX
                             {
                                 unused.push((project.to_owned(), held.spki_sha256));
@@ -147,10 +153,11 @@ impl Custodian {
                     }
                 }
             });
-            found.await.unwrap_or_default()
+            found.await.unwrap_or((settled, Vec::new()))
         };
         ctx.spawn(
-            actix::fut::wrap_future::<_, Self>(all).map(|unused, actor, ctx| {
+            actix::fut::wrap_future::<_, Self>(all).map(|(head, unused), actor, ctx| {
+                actor.settled = head;
                 for (project, spki) in unused {
                     actor.wait(project, spki);
                 }

@@ -68,7 +68,11 @@ pub struct Edges {
 impl Edges {
     /// A region now.
     pub fn live(&self, region: &Slug) -> Live {
-        let relevant = self.relevant(region);
+        self.live_since(region, self.relevant(region))
+    }
+
+    /// A region now, where an edge is behind that has not applied this sequence.
+    pub fn live_since(&self, region: &Slug, relevant: u64) -> Live {
         let seen = self
             .seen
             .read()
@@ -227,7 +231,7 @@ impl Distribution {
             );
             // What came before this start was published or will be asked for: edges compare their place with the head.
             let published = head.saturating_sub(1);
-            self.shared.edges.moved(&region, 0);
+            self.shared.edges.moved(&region, head);
             let long_ago = Instant::now()
                 .checked_sub(Duration::from_secs(60))
                 .unwrap_or_else(Instant::now);

@@ -4,6 +4,7 @@
 //! anew by the vault, before the registrar hears of it. What the bytes alone decide is refused here and leaves no trace in
 //! the log. Examination is work for the processor and runs on a bounded pool.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, RwLock};
 
 use actix::Addr;
@@ -17,7 +18,9 @@ use lifecycle::decide::rights;
 use lifecycle::event::{CertificateKind, Facts};
 use lifecycle::names::Slug;
 use lifecycle::rejection::Code;
-use lifecycle::state::State;
+use lifecycle::state::{State, key};
+use lifecycle::store::{Read as _, Table, decode};
+use rustls_pki_types::CertificateDer;
 use wire::answer::{Answer, Problem};
 use wire::request::{self, Asked};
 
@@ -401,6 +404,7 @@ impl Ingestion {
         let roots = self.roots.clone();
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let keys = Arc::clone(&self.keys);
+        let ledger = self.ledger.clone();
         let owner = project.as_str().to_owned();
         // Opening the key is as much work as all the rest of it.
         let (examined, key) = tokio::task::spawn_blocking(move || {
@@ -420,19 +424,22 @@ impl Ingestion {
                     "ask for the ingestion key again and seal with `chancery seal`",
                 ))
             })?;
+            let spki = key.as_ref().map(PrivateKey::spki_sha256);
             let examined = chain::read_chain(text.as_bytes(), kind)
                 .map_err(|reason| vec![reason])
                 .and_then(|chain| {
-                    chain::examine(
-                        &chain,
-                        key.as_ref().map(PrivateKey::spki_sha256),
-                        kind,
-                        now,
-                        chain::Known {
-                            roots: &roots,
-                            issuers: &[],
-                        },
-                    )
+                    let examine = |roots: &[_], issuers: &[_]| {
+                        chain::examine(&chain, spki, kind, now, chain::Known { roots, issuers })
+                    };
+                    match examine(&roots, &[]) {
+                        // Only a chain that does not stand by itself is worth looking through what the project has shown.
+                        Err(reasons) if reasons.iter().any(|r| r.code == Code::ChainIncomplete) => {
+                            let (mut cas, issuers) = shown(&ledger, &owner);
+                            cas.extend(roots.iter().cloned());
+                            examine(&cas, &issuers)
+                        }
+                        examined => examined,
+                    }
                 })
                 .map_err(|reasons| Box::new(Problem::of(reasons)))?;
             Ok::<_, Box<Problem>>((examined, key))
@@ -524,6 +531,47 @@ fn lock(buckets: &Mutex<Buckets>) -> std::sync::MutexGuard<'_, Buckets> {
     buckets
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Certificates of a project that are looked through for CAs and intermediates.
+const SHOWN_MAX: usize = 500;
+
+/// The CAs that a project has uploaded, and the intermediates that came with its certificates: those of the first
+/// [`SHOWN_MAX`] certificates by name.
+pub(crate) fn shown(
+    ledger: &ledger::Ledger,
+    project: &str,
+) -> (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>) {
+    let tables = Tables::of(ledger);
+    let (mut cas, mut issuers) = (BTreeSet::new(), BTreeSet::new());
+    for (_, id) in tables.scan(Table::CertificateName, &key::text(project), None, SHOWN_MAX) {
+        let Some(certificate) = tables.certificate(decode(&id)) else {
+            continue;
+        };
+        for version in &certificate.versions {
+            match certificate.kind {
+                CertificateKind::Ca => cas.extend(version.facts.chain.iter().copied()),
+                CertificateKind::Server => {
+                    issuers.extend(version.facts.chain.iter().skip(1).copied())
+                }
+            }
+        }
+    }
+    let load = |hashes: BTreeSet<lifecycle::names::Digest>| -> Vec<CertificateDer<'static>> {
+        let object = |hash: lifecycle::names::Digest| {
+            tables
+                .0
+                .object(&hash.0)
+                .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+        };
+        hashes
+            .into_iter()
+            .take(SHOWN_MAX)
+            .filter_map(object)
+            .map(CertificateDer::from)
+            .collect()
+    };
+    (load(cas), load(issuers))
 }
 
 fn refuse<T>(code: Code, message: &str, hint: &str) -> Result<T, Box<Problem>> {

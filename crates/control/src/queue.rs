@@ -9,10 +9,13 @@ use actix::Addr;
 use bytes::Bytes;
 
 use bus::queue::Queue;
+use lifecycle::command::Command;
+use lifecycle::event::CertificateKind;
 use lifecycle::rejection::Code;
 use wire::answer::{Accepted, Answer, Problem};
 
 use crate::registrar::{Ask, Registrar};
+use crate::vault::{self, Vault};
 
 /// Commands taken at once.
 const TAKE: usize = 64;
@@ -62,7 +65,7 @@ pub async fn put(queue: &Queue, ask: &Ask) -> Answer {
 }
 
 /// Works the queue off, for ever.
-pub async fn work(queue: Queue, registrar: Addr<Registrar>) {
+pub async fn work(queue: Queue, registrar: Addr<Registrar>, vault: Addr<Vault>) {
     loop {
         let taken = match queue.take(TAKE, LOOK).await {
             Ok(taken) => taken,
@@ -73,9 +76,15 @@ pub async fn work(queue: Queue, registrar: Addr<Registrar>) {
             }
         };
         let decide = |work: bus::queue::Work| {
-            let registrar = registrar.clone();
+            let (registrar, vault) = (registrar.clone(), vault.clone());
             async move {
                 let ended = match serde_json::from_slice::<Ask>(&work.bytes) {
+                    // No certificate without its durable key: it was kept before the command was queued, and is looked for
+                    // once more before it is named.
+                    Ok(ask) if !is_kept(&vault, &ask).await => {
+                        tracing::error!(id = %ask.id, "the key of a queued command is gone; the command is dropped");
+                        work.done().await
+                    }
                     Ok(ask) => match registrar.send(ask).await {
                         Ok(Answer::Problem(problem)) if problem.retry_after_ms.is_some() => {
                             let after =
@@ -99,6 +108,20 @@ pub async fn work(queue: Queue, registrar: Addr<Registrar>) {
         };
         futures_util::future::join_all(taken.into_iter().map(decide)).await;
     }
+}
+
+/// Whether the vault holds the key that a command needs.
+async fn is_kept(vault: &Addr<Vault>, ask: &Ask) -> bool {
+    let spki = match &ask.command {
+        Command::AddCertificate(c) if c.kind == CertificateKind::Server => c.facts.spki,
+        Command::ReplaceCertificate(c) => c.facts.spki,
+        _ => return true,
+    };
+    // A CA's version has no key; whether this is one, the registrar knows.
+    let replaces = matches!(ask.command, Command::ReplaceCertificate(_));
+    let project = ask.project.as_str().to_owned();
+    let held = vault::with(vault, move |core| core.keyring.contains(&project, &spki.0)).await;
+    matches!(held, Ok(Ok(true))) || (replaces && ask.objects.is_empty())
 }
 
 /// Certificates in a queued command: hex and base64 in JSON.

@@ -121,6 +121,8 @@ pub struct Observed {
     pub limited: u64,
     /// Why nothing is written any more; None when all is well.
     pub halted: Option<String>,
+    /// Why the stream does not say whether the last batch is in it; None when all is well.
+    pub waiting: Option<String>,
 }
 
 /// The registrar.
@@ -607,6 +609,7 @@ impl Registrar {
             let _ = tell.send(answer);
         }
         self.observe(|o| {
+            o.waiting = None;
             o.batches += 1;
             o.commands += commands;
             o.repeats += repeats;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -58,6 +58,9 @@ pub struct Config {
     pub rate: Rate,
     /// For rehearsals: how long each verification takes at least.
     pub verify_delay: Duration,
+    /// The generation of the regions' feeds: to be raised by one after a restore of an older log, so that edges take a whole
+    /// snapshot instead of going on from a history that is no more.
+    pub generation: u64,
     /// This node's name in the log.
     pub node: String,
     /// Regions to create if they are not there.
@@ -252,14 +255,24 @@ impl Control {
         let keys = Arc::new(bus::keys::Keys::start(
             connect(nats, &login(Role::Keys)).await?,
         ));
-        let log = Arc::new(bus::log::Log::new(
-            connect(nats, &login(Role::Registrar)).await?,
-        ));
+        let observed: Arc<Mutex<Observed>> = Arc::default();
+        let doubts = Arc::clone(&observed);
+        let log = bus::log::Log::new(connect(nats, &login(Role::Registrar)).await?);
+        let log = Arc::new(log.observed_by(move |doubt| {
+            // A single lost answer is no news.
+            if doubt.since > Duration::from_secs(3) {
+                let mut observed = doubts.lock().unwrap_or_else(PoisonError::into_inner);
+                observed.waiting = Some(format!(
+                    "for {} s the log stream has not said whether a batch is in it ({}); commands wait",
+                    doubt.since.as_secs(),
+                    doubt.reason
+                ));
+            }
+        }));
 
         let ledger_path = config.state.join("ledger.redb");
         let ledger =
             blocking(move || Ledger::open(ledger_path, &ledger::Options::default())).await??;
-        let observed: Arc<Mutex<Observed>> = Arc::default();
         let genesis = Genesis {
             signer: signer_public,
             platform_domain: config.platform_domain.clone(),
@@ -309,7 +322,7 @@ impl Control {
             access: Arc::clone(&access),
             client: connect(nats, &login(Role::Distribution)).await?,
             signer,
-            generation: 1,
+            generation: config.generation,
             edges: Arc::clone(&edges),
         });
         let verifier = Verifier::spawn(
@@ -336,7 +349,11 @@ impl Control {
 
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let queue = bus::queue::Queue::new(connect(nats, &login(Role::Queue)).await?);
-        tokio::spawn(crate::queue::work(queue.clone(), registrar.clone()));
+        tokio::spawn(crate::queue::work(
+            queue.clone(),
+            registrar.clone(),
+            vault.clone(),
+        ));
         let ingestion = Arc::new(Ingestion {
             ledger: ledger.clone(),
             queue,

@@ -21,7 +21,9 @@ use crate::tables::fatal;
 pub const MAILBOX: usize = 2_048;
 /// How long a key that came in may wait for the event that uses it. A command that was not decided by then was lost, and
 /// whoever sends it again seals again.
-pub const ON_ITS_WAY: Duration = Duration::from_secs(120);
+pub const ON_ITS_WAY: Duration = Duration::from_secs(900);
+/// Keys on their way beyond which those that have arrived are forgotten.
+const RECENT_MAX: usize = 10_000;
 /// Most keys in one group.
 const GROUP_MAX: usize = 256;
 
@@ -224,6 +226,9 @@ impl Vault {
         }
         self.core
             .publish(new_projects.into_iter().map(|(_, blob)| blob).collect())?;
+        if self.core.recent.len() >= RECENT_MAX {
+            self.core.recent.retain(|_, at| at.elapsed() < ON_ITS_WAY);
+        }
         let mut blobs: Vec<SealedBlob> = Vec::new();
         let mut seen: Vec<(&str, [u8; 32])> = Vec::new();
         for seal in seals {

@@ -149,18 +149,16 @@ fn judge(
         version.facts.not_before,
         (version.facts.not_after - 1).max(version.facts.not_before),
     );
-    Some(
-        judge_trust(
-            &chain,
-            Known {
-                roots,
-                issuers: &[],
-            },
-            at,
-        )
-        .map(|path| path.trust)
-        .map_err(|reason| vec![reason]),
-    )
+    let judge = |roots: &[_], issuers: &[_]| judge_trust(&chain, Known { roots, issuers }, at);
+    let judged = match judge(roots, &[]) {
+        Err(reason) if reason.code == Code::ChainIncomplete => {
+            let (mut cas, issuers) = crate::ingestion::shown(ledger, certificate.project.as_str());
+            cas.extend(roots.iter().cloned());
+            judge(&cas, &issuers)
+        }
+        judged => judged,
+    };
+    Some(judged.map(|path| path.trust).map_err(|reason| vec![reason]))
 }
 
 impl Actor for Verifier {

@@ -32,6 +32,8 @@ const PAGE_MAX: usize = 500;
 const PAGE: usize = 100;
 /// Most bytes of a page: an answer must fit into one message.
 const PAGE_BYTES: usize = 512 * 1024;
+/// Hosts that are looked at at least, however few are listed.
+const HOSTS_MIN: usize = 300;
 /// Roles that are listed for one certificate, alone and in a list.
 const ROLES: (usize, usize) = (1_000, 20);
 
@@ -237,7 +239,7 @@ impl Views {
         for region in &certificate.regions {
             let live = self.edges.live(region);
             let mut since = 0;
-            for host in self.hosts(tables, certificate, region, max) {
+            for host in self.hosts(tables, certificate, region, max.max(HOSTS_MIN)) {
                 let Some(candidates) = ranking(tables, &host, region) else {
                     continue;
                 };
@@ -248,8 +250,11 @@ impl Views {
                     _ => continue,
                 };
                 if role == "active" {
+                    // Also the end of what was active before it counts.
+                    let head = self.ledger.head().sequence;
+                    let past = history::ranking_at(tables, &host, region.as_str(), head);
                     since = since
-                        .max(candidates.0.claim.as_ref().map_or(0, |c| c.changed))
+                        .max(past.map_or(0, |past| past.since))
                         .max(certificate.changed);
                 }
                 if roles.len() < max {
@@ -540,10 +545,15 @@ impl Views {
 
     fn host_now(&self, tables: &Tables, host: &Host, region: &Slug) -> Option<(Served, Value)> {
         let (served, ranked) = ranking(tables, host, region)?;
-        let live = self.edges.live(region);
+        let head = self.ledger.head().sequence;
+        // Behind is who has not applied the last event that this host rests on, whatever else has happened since.
+        let past = history::ranking_at(tables, host, region.as_str(), head);
+        let live = self
+            .edges
+            .live_since(region, past.map_or(0, |past| past.since));
         let mut entry = entry(tables, region, &served, &ranked, now());
         entry["edges"] = json!({"applied": live.applied, "of": live.of, "behind": live.behind});
-        entry["caused_by"] = self.uploaded(tables, &ranked, now());
+        entry["caused_by"] = self.uploaded(tables, &ranked, now(), head);
         Some((served, entry))
     }
 
@@ -567,7 +577,7 @@ impl Views {
         entry["evidence"] = json!(if covered { "reported" } else { "intended" });
         entry["at"] = json!(rfc3339_micros(at));
         entry["since"] = self.cause(tables, past.since);
-        entry["caused_by"] = self.uploaded(tables, &past.ranked, seconds);
+        entry["caused_by"] = self.uploaded(tables, &past.ranked, seconds, sequence);
         entry["edges"] = reported.map_or(json!({"applied": 0, "of": 0, "behind": []}), |r| {
             json!({"applied": r.applied, "of": r.of, "behind": r.behind, "reported": rfc3339_micros(r.time)})
         });
@@ -576,13 +586,11 @@ impl Views {
 
     /// Who brought the version that is active: the event with which it came in. Its verification, which made it active, is
     /// nobody's decision.
-    fn uploaded(&self, tables: &Tables, ranked: &[Candidate], at: i64) -> Value {
-        let active = selection::active(ranked, at);
-        let version = active.and_then(|c| {
-            // Dropped versions are in the history of the certificate, under the sequence at which they came in.
-            let certificate = tables.certificate(c.certificate)?;
-            let added = certificate.version(c.version).map(|v| v.added);
-            added.or_else(|| (c.version == 1).then_some(certificate.place))
+    fn uploaded(&self, tables: &Tables, ranked: &[Candidate], at: i64, sequence: u64) -> Value {
+        let version = selection::active(ranked, at).and_then(|c| {
+            history::certificate_at(tables, c.certificate, sequence)?
+                .version(c.version)
+                .map(|v| v.added)
         });
         version.map_or(Value::Null, |sequence| self.cause(tables, sequence))
     }
@@ -815,6 +823,7 @@ impl Views {
         if let Some(halted) = &observed.halted {
             wrong.push(format!("the registrar halted: {halted}"));
         }
+        wrong.extend(observed.waiting.clone());
         if let Some(stopped) = lock(&self.clock).clone() {
             wrong.push(stopped);
         }
@@ -1028,11 +1037,14 @@ fn why(
     if served.resource.is_none() {
         return "the host is not attached to a resource here".to_owned();
     }
-    if served
-        .resource
-        .is_some_and(|resource| !state::is_served(tables, resource))
-    {
-        return "the project is suspended".to_owned();
+    let suspended = || {
+        served
+            .resource
+            .and_then(|id| tables.resource(id))
+            .is_some_and(|r| !state::is_served(tables, r.id))
+    };
+    if active.is_none() && ranked.is_empty() && suspended() {
+        return "the project is suspended: requests are answered 503".to_owned();
     }
     let name = |c: &Candidate| {
         tables

@@ -470,6 +470,11 @@ impl Store {
             }
             // A part of a delta that is to come has `to` equal to `from` and brings rows without moving the edge on.
             let part = delta.from == delta.to && delta.to == position.sequence;
+            if delta.from == delta.to && delta.to < position.sequence && !delta.changes.is_empty() {
+                // A part of a delta that began before where this edge is: what it brings may be newer or older than what is
+                // here, and without it the delta's last part would leave rows out. Asking tells what is true now.
+                return Err(Error::Gap);
+            }
             if delta.to <= position.sequence && !part {
                 continue;
             }

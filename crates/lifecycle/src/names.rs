@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The operator's own project. It always exists and cannot be created or deleted.
 pub const PLATFORM: &str = "platform";
 
-/// Longest project id, in bytes (DESIGN: `[a-z0-9-]{3,40}`).
+/// Longest project id, in bytes (`[a-z0-9-]{3,40}`).
 pub const PROJECT_MAX: usize = 40;
 /// Longest name of a certificate, resource, region or edge, in bytes.
 pub const NAME_MAX: usize = 64;

@@ -184,7 +184,7 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         Problem::new(
             Code::Malformed,
             format!("{what} (line {}, column {})", error.line(), error.column()),
-            "ARCHITECTURE.md and the README show the bodies of commands",
+            "the README shows bodies of commands; those that the command line sends are examples of all others",
         )
     })
 }

@@ -1,4 +1,4 @@
-//! The table of NATS subjects (DESIGN 4.1). Permissions and `nats.conf` are checked against it.
+//! The table of NATS subjects. Permissions and `nats.conf` are checked against it.
 
 /// What every subject begins with.
 pub const PREFIX: &str = "chancery.v1.";

@@ -1,4 +1,4 @@
-//! `chancery seal`, and how every private key is sealed before it leaves this process (DESIGN 4.1).
+//! `chancery seal`, and how every private key is sealed before it leaves this process.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Selection once more, naively: read from the recorded events alone and from DESIGN's words, sharing no code with the core.
+//! Selection once more, naively: read from the recorded events alone and from what is documented, sharing no code with the core.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -299,7 +299,7 @@ impl Oracle {
                         .any(|n| n == host || Some(n) == above.as_ref())
             })
             .collect();
-        // Better ones first, compared word by word as DESIGN 4.3 has it.
+        // Better ones first, compared word by word as the documentation has it.
         found.sort_by(|(a_id, a, av), (b_id, b, bv)| {
             let bound = |id: &u64| *mode == Mode::Bound(*id);
             let exact = |v: &Version| v.names.iter().any(|n| n == host);
