@@ -1021,7 +1021,7 @@ fn the_log_tells_what_was_served_then_and_by_whose_doing() {
     let then = OffsetDateTime::now_utc();
     // A moment lies in between that belongs to the first alone.
     eventually("the clock moves on", SOON, || {
-        if OffsetDateTime::now_utc() > then + Duration::from_secs(2) {
+        if OffsetDateTime::now_utc() > then + Duration::from_secs(4) {
             Ok(())
         } else {
             Err("not yet")
@@ -1029,7 +1029,7 @@ fn the_log_tells_what_was_served_then_and_by_whose_doing() {
     });
     stage.upload("second", &second);
     wait(&stage.alice, "second", "active");
-    let at = (then + Duration::from_secs(1))
+    let at = (then + Duration::from_millis(3_500))
         .format(&Rfc3339)
         .expect("it is a time");
     let answer = stage
@@ -1044,6 +1044,13 @@ fn the_log_tells_what_was_served_then_and_by_whose_doing() {
         first.fingerprint(),
         "{answer}"
     );
+    assert_eq!(answer["evidence"], "reported", "{answer}");
+    assert_eq!(
+        (&answer["caused_by"]["actor"], &answer["caused_by"]["event"]),
+        (&"alice".into(), &"certificate.added".into()),
+        "{answer}"
+    );
+    assert_eq!(answer["why"], "it is the only usable one", "{answer}");
     assert_eq!(
         stage.host(host)["active"]["fingerprint"],
         second.fingerprint()
@@ -1065,4 +1072,65 @@ fn the_log_tells_what_was_served_then_and_by_whose_doing() {
     stage.operator.run(&["audit", "verify"]).ok();
     stage.operator.run(&["audit", "rebuild"]).ok();
     stage.operator.run(&["status"]).ok();
+}
+
+/// Where no edge has reported, the log tells what was to be served, and says so.
+#[test]
+fn without_an_edges_report_the_past_is_intended() {
+    let stage = Stage::new();
+    stage.operator.run(&["region", "create", "north"]).ok();
+    stage.resource("media", "cdn", &["north"]);
+    let host = "www.example.com";
+    stage.domain(host, "media");
+    let leaf = stage.ca.issue(host);
+    upload(&stage.alice, "site", &leaf, &["--region", "north"]);
+    let now = OffsetDateTime::now_utc().format(&Rfc3339).expect("a time");
+    let answer = stage
+        .alice
+        .run(&["host", host, "--region", "north", "--at", &now])
+        .ok()
+        .lines()
+        .remove(0);
+    assert_eq!(answer["active"]["certificate"], "site", "{answer}");
+    assert_eq!(answer["evidence"], "intended", "{answer}");
+    let shown = stage
+        .alice
+        .run(&["certificate", "show", "site"])
+        .ok()
+        .json();
+    assert_eq!(
+        shown["served_everywhere"], false,
+        "no edge serves it: {shown}"
+    );
+}
+
+/// A leaf without its intermediate is refused, unless this project, and no other, has shown that intermediate before.
+#[test]
+fn a_leaf_alone_is_completed_from_what_the_project_has_shown() {
+    let stage = Stage::new();
+    let host = "www.example.com";
+    stage.bucket(host);
+    let (whole, alone) = (stage.ca.issue(host), stage.ca.issue(host));
+    let text = fs::read_to_string(alone.chain()).expect("the chain");
+    let end = "-----END CERTIFICATE-----\n";
+    let leaf_only = &text[..text.find(end).expect("a certificate") + end.len()];
+    let file = stage.chancery.folder().join("alone.pem");
+    fs::write(&file, leaf_only).expect("a file");
+    let (chain, key) = (
+        file.display().to_string(),
+        alone.key().display().to_string(),
+    );
+    let add = |user: &Cli, name: &str| {
+        let files = ["--chain", &chain, "--key", &key, "--region", "local"];
+        user.run(&[&["certificate", "add", name][..], &files[..]].concat())
+    };
+    assert_eq!(add(&stage.alice, "early").refused(), "chain_incomplete");
+    stage.upload("whole", &whole);
+    add(&stage.alice, "late").ok();
+    wait(&stage.alice, "late", "active");
+    stage.serves(host, &alone);
+    // curl knows the root alone, so the edge sends the intermediate.
+    stage.get(host, "/").expect("the chain is complete");
+    let bob = stage.chancery.project("other", "bob");
+    assert_eq!(add(&bob, "theirs").refused(), "chain_incomplete");
 }
