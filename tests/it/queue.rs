@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use harness::{SOON, eventually};
+use harness::{SOON, Up, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, served_now};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
@@ -106,4 +106,35 @@ fn what_is_malformed_is_refused_before_it_is_queued() {
         json!({"hosts": []}),
     ));
     assert_eq!(malformed["code"], "malformed", "{malformed}");
+}
+
+/// The key of a queued upload is durable before the answer, and stays while nothing names it yet: also through a crash.
+#[test]
+fn a_queued_upload_survives_a_crash_with_its_key() {
+    let stage = Stage::new();
+    let host = "www.example.com";
+    stage.bucket(host);
+    let leaf = stage.ca.issue(host);
+    let key = leaf.key().display().to_string();
+    let sealed = stage.alice.run(&["seal", "--key", &key]).ok().json();
+    let chain = std::fs::read_to_string(leaf.chain()).expect("the chain");
+    let body = json!({"name": "site", "chain": chain, "key": sealed, "regions": ["local"]});
+    let runtime = runtime();
+    let client = runtime.block_on(connect(&stage));
+    let answer = runtime.block_on(ask(&client, "queue.acme.certificate.add", None, body));
+    assert_eq!(answer["outcome"], "queued", "{answer}");
+    let Stage {
+        chancery,
+        origin: _origin,
+        alice,
+        ..
+    } = stage;
+    let folder = chancery.folder().to_owned();
+    let kept = chancery.kill();
+    let again = Up::in_folder(&folder).start();
+    // What was given out and not finished comes again after half a minute.
+    eventually("the certificate is served", Duration::from_secs(60), || {
+        served_now(again.https(), host, &leaf)
+    });
+    drop((again, kept, alice));
 }
