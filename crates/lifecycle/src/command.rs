@@ -225,6 +225,9 @@ commands! {
         name: Slug,
         /// The name once more.
         confirm: String,
+        /// The revision that the asker saw.
+        #[serde(default)]
+        expect: Option<u64>,
     }
     /// `cmd.<project>.domain.add`
     AddDomain {
@@ -256,6 +259,9 @@ commands! {
         /// Where; empty: in all regions of the resource.
         #[serde(default)]
         regions: Vec<Slug>,
+        /// The revision that the asker saw.
+        #[serde(default)]
+        expect: Option<u64>,
     }
     /// `cmd.<project>.domain.detach`
     DetachDomain {
@@ -264,6 +270,9 @@ commands! {
         /// Where; empty: everywhere.
         #[serde(default)]
         regions: Vec<Slug>,
+        /// The revision that the asker saw.
+        #[serde(default)]
+        expect: Option<u64>,
     }
     /// `cmd.<project>.domain.bind`
     BindDomain {
@@ -306,6 +315,9 @@ commands! {
     ReleaseDomain {
         /// The host.
         host: String,
+        /// The revision that the asker saw.
+        #[serde(default)]
+        expect: Option<u64>,
     }
     /// `cmd.<project>.certificate.add`, after ingestion.
     AddCertificate {

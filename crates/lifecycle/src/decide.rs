@@ -772,6 +772,7 @@ impl<R: Read> Decider<'_, R> {
 
     fn delete_resource(&self, c: &DeleteResource) -> Decision {
         let resource = self.resource(&c.name)?;
+        check_expect(c.expect, resource.revision)?;
         if c.confirm != c.name.as_str() {
             return no(
                 Code::ConfirmationMismatch,
@@ -959,7 +960,7 @@ impl<R: Read> Decider<'_, R> {
 
     fn attach_domain(&self, c: &AttachDomain) -> Decision {
         let host = host(&c.host)?;
-        self.own(&host)?;
+        check_expect(c.expect, self.own(&host)?.revision)?;
         let resource = self.resource(&c.resource)?;
         let regions = self.attach_regions(&resource, &c.regions)?;
         self.one(DomainAttached {
@@ -972,6 +973,7 @@ impl<R: Read> Decider<'_, R> {
     fn detach_domain(&self, c: &DetachDomain) -> Decision {
         let host = host(&c.host)?;
         let claim = self.claim(&host)?;
+        check_expect(c.expect, claim.revision)?;
         let named = if c.regions.is_empty() {
             claim.attached.keys().cloned().collect()
         } else {
@@ -1113,7 +1115,7 @@ impl<R: Read> Decider<'_, R> {
 
     fn release_domain(&self, c: &ReleaseDomain) -> Decision {
         let host = host(&c.host)?;
-        self.claim(&host)?;
+        check_expect(c.expect, self.claim(&host)?.revision)?;
         self.one(DomainReleased { host })
     }
 

@@ -105,6 +105,7 @@ pub(super) async fn run(client: &Client, command: Domain, out: &Out) -> Result<E
             regions,
         } => {
             let body = AttachDomain {
+                expect: None,
                 host: host.clone(),
                 resource: resource.clone(),
                 regions,
@@ -123,6 +124,7 @@ pub(super) async fn run(client: &Client, command: Domain, out: &Out) -> Result<E
                     project,
                     "domain.detach",
                     &DetachDomain {
+                        expect: None,
                         host: host.clone(),
                         regions,
                     },
@@ -193,7 +195,10 @@ pub(super) async fn run(client: &Client, command: Domain, out: &Out) -> Result<E
                 .command(
                     project,
                     "domain.release",
-                    &ReleaseDomain { host: host.clone() },
+                    &ReleaseDomain {
+                        expect: None,
+                        host: host.clone(),
+                    },
                 )
                 .await?;
             accepted(out, &answer, format!("domain {host} is released"))

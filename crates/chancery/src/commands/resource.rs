@@ -82,6 +82,7 @@ pub(super) async fn run(client: &Client, command: Resource, out: &Out) -> Result
         }
         Resource::Delete { name, confirm } => {
             let body = DeleteResource {
+                expect: None,
                 name: name.clone(),
                 confirm,
             };

@@ -701,6 +701,7 @@ fn resources() {
         .rejected(Code::NotFound);
 
     let delete = |name: &str, confirm: &str| DeleteResource {
+        expect: None,
         name: slug(name),
         confirm: confirm.into(),
     };
@@ -1008,6 +1009,7 @@ fn moved() -> Vec<lifecycle::decide::Decided> {
 #[test]
 fn domains_are_attached_detached_and_released() {
     let attach = |host: &str, regions: &[&str]| AttachDomain {
+        expect: None,
         host: host.into(),
         resource: slug("web"),
         regions: slugs(regions),
@@ -1025,6 +1027,34 @@ fn domains_are_attached_detached_and_released() {
     given(site())
         .when(attach("b.example.com", &[]))
         .rejected(Code::NotFound);
+    // Each change can be guarded by the revision that was seen; no claim or resource has one as high as this.
+    let seen = Some(99);
+    given(site())
+        .when(AttachDomain {
+            expect: seen,
+            ..attach("www.example.com", &[])
+        })
+        .rejected(Code::Conflict);
+    given(site())
+        .when(DetachDomain {
+            expect: seen,
+            host: "www.example.com".into(),
+            regions: vec![],
+        })
+        .rejected(Code::Conflict);
+    given(site())
+        .when(ReleaseDomain {
+            expect: seen,
+            host: "www.example.com".into(),
+        })
+        .rejected(Code::Conflict);
+    given(site())
+        .when(DeleteResource {
+            expect: seen,
+            name: slug("web"),
+            confirm: "web".into(),
+        })
+        .rejected(Code::Conflict);
     given(site())
         .when(attach("nothing", &[]))
         .rejected(Code::Malformed);
@@ -1045,6 +1075,7 @@ fn domains_are_attached_detached_and_released() {
     .rejected(Code::Conflict);
 
     let detach = |host: &str, regions: &[&str]| DetachDomain {
+        expect: None,
         host: host.into(),
         regions: slugs(regions),
     };
@@ -1071,7 +1102,10 @@ fn domains_are_attached_detached_and_released() {
         .when(detach("www.example.com", &[]))
         .rejected(Code::Conflict);
 
-    let release = |host: &str| ReleaseDomain { host: host.into() };
+    let release = |host: &str| ReleaseDomain {
+        expect: None,
+        host: host.into(),
+    };
     let released = || DomainReleased {
         host: host("www.example.com"),
     };
@@ -1888,6 +1922,7 @@ fn rejections_quote_nothing_that_was_given() {
         }
         .into(),
         DeleteResource {
+            expect: None,
             name: slug("web"),
             confirm: canary.into(),
         }
@@ -1911,10 +1946,12 @@ fn rejections_quote_nothing_that_was_given() {
         }
         .into(),
         ReleaseDomain {
+            expect: None,
             host: format!("{canary}.example.com"),
         }
         .into(),
         AttachDomain {
+            expect: None,
             host: "www.example.com".into(),
             resource: slug("web"),
             regions: slugs(&[canary]),

@@ -161,6 +161,7 @@ fn unverified_versions_are_bounded() {
     assert_eq!(certificate.versions.len(), VERSIONS_MAX);
     assert_eq!(certificate.versions[0].status, Status::Ready);
     let release = ReleaseDomain {
+        expect: None,
         host: "www.example.com".into(),
     };
     world.run(Who::User, "acme", release, NOW).unwrap();

@@ -321,6 +321,7 @@ impl Play {
                 user,
                 project,
                 DeleteResource {
+                    expect: None,
                     confirm: resource.to_string(),
                     name: resource,
                 }
@@ -350,6 +351,7 @@ impl Play {
                 user,
                 project,
                 AttachDomain {
+                    expect: None,
                     host: asked,
                     resource,
                     regions: regions(),
@@ -360,6 +362,7 @@ impl Play {
                 user,
                 project,
                 DetachDomain {
+                    expect: None,
                     host: asked,
                     regions: regions(),
                 }
@@ -409,7 +412,15 @@ impl Play {
                 }
                 .into(),
             ),
-            45 => (user, project, ReleaseDomain { host: asked }.into()),
+            45 => (
+                user,
+                project,
+                ReleaseDomain {
+                    expect: None,
+                    host: asked,
+                }
+                .into(),
+            ),
             46..=60 => (
                 user,
                 project,
