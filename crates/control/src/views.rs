@@ -1044,7 +1044,7 @@ fn why(
             .is_some_and(|r| !state::is_served(tables, r.id))
     };
     if active.is_none() && ranked.is_empty() && suspended() {
-        return "the project is suspended: requests are answered 503".to_owned();
+        return "the project is suspended: HTTPS handshakes are refused, plain requests are answered 503".to_owned();
     }
     let name = |c: &Candidate| {
         tables

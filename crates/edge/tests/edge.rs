@@ -1010,7 +1010,10 @@ async fn misdirected_requests() {
     suspended.served = false;
     up.put_resource(&suspended);
     bench.apply().await;
-    assert_eq!(bench.curl("a.example.net", "/", &[]).await.status, 503);
+    assert_eq!(bench.plain("a.example.net", "/", &[]).await.status, 503);
+    assert!(bench.served("a.example.net").await.is_none());
+    up.put_resource(&acme);
+    bench.apply().await;
     assert!(bench.served("a.example.net").await.is_some());
 }
 
