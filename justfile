@@ -26,7 +26,7 @@ path WORD='':
     cargo test --locked -p tests --test it -- {{WORD}}
 
 # the crash sweep, ROUNDS rounds of it: 5000 is a night
-sweep ROUNDS='240':
+sweep ROUNDS='400':
     scripts/setup
     SWEEP_ROUNDS={{ROUNDS}} cargo test --locked -p tests --features faults --test sweep -- --nocapture
 
