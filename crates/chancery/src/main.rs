@@ -28,6 +28,7 @@ mod failure;
 mod files;
 mod output;
 mod pem;
+mod progress;
 mod serve;
 mod servers;
 mod telemetry;

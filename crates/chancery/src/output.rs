@@ -248,7 +248,7 @@ impl Card {
 }
 
 /// Replaces control characters.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() && c != '\t' { '?' } else { c })
         .collect()
