@@ -80,6 +80,28 @@ impl Queue {
         }
     }
 
+    /// How many commands wait in it, those that were taken and are not finished included.
+    ///
+    /// # Errors
+    /// [`Error::JetStream`].
+    pub async fn waiting(&self) -> Result<u64, Error> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            messages: u64,
+        }
+        let info: Info = jetstream::request(
+            &self.client,
+            "$JS.API.STREAM.INFO.QUEUE",
+            &serde_json::Value::Null,
+        )
+        .await?;
+        Ok(info.state.messages)
+    }
+
     /// Takes up to `max` commands, waiting up to `wait` for the first; none when none came.
     ///
     /// # Errors

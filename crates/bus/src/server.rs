@@ -462,6 +462,19 @@ fn lock(folder: &Path) -> Result<File, Error> {
     }
 }
 
+/// Ends the server that a run which crashed may have left behind in this folder, so that the folder can be removed.
+///
+/// # Errors
+/// [`Error::Locked`] when it is in use, [`Error::OrphanStays`], or that a file cannot be handled.
+pub async fn end_left_behind(folder: &Path) -> Result<(), Error> {
+    let Ok(folder) = folder.canonicalize() else {
+        return Ok(());
+    };
+    let _lock = lock(&folder)?;
+    let file = |name: &str| folder.join(name);
+    end_orphan(&file("process.json"), &file("nats.pid"), &file("nats.conf")).await
+}
+
 /// Ends the child of a run that crashed. The lock is held, so whatever is found is not in use by a living parent.
 async fn end_orphan(mark_path: &Path, pid_path: &Path, conf_path: &Path) -> Result<(), Error> {
     let remembered = fs::read_to_string(mark_path)

@@ -112,6 +112,39 @@ impl SealedBlob {
         }
     }
 
+    /// What tells records apart: two with the same place are an older and a newer form of one thing.
+    pub fn place(&self) -> Vec<u8> {
+        self.row()
+    }
+
+    /// The id of the root key that wraps it, in hex; nothing for a private key, which its project's key wraps.
+    pub fn root_id(&self) -> Option<String> {
+        match self.view() {
+            View::ProjectKey { root, .. }
+            | View::RegionKey { root, .. }
+            | View::IngestionKey { root, .. }
+            | View::Secret { root, .. } => Some(HEXLOWER.encode(&root)),
+            View::PrivateKey { .. } => None,
+        }
+    }
+
+    /// The id of the project's key: its own for one of these, that of the key that wraps it for a private key.
+    pub fn project_key_id(&self) -> Option<[u8; 8]> {
+        match self.view() {
+            View::ProjectKey { id, .. } => Some(id),
+            View::PrivateKey { project_key, .. } => Some(project_key),
+            _ => None,
+        }
+    }
+
+    /// The version of a region's key.
+    pub fn region_version(&self) -> Option<u32> {
+        match self.view() {
+            View::RegionKey { version, .. } => Some(version),
+            _ => None,
+        }
+    }
+
     pub(crate) fn view(&self) -> View<'_> {
         parse(&self.0).expect("checked when it was made")
     }

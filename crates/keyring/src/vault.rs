@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -40,6 +40,11 @@ const OWED: TableDefinition<'_, u64, ()> = TableDefinition::new("owed_deletions_
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta_v1");
 const META_ROOT: &str = "root";
 const META_HEAD: &str = "head";
+
+/// Bytes of records from which on a page of an export ends; one record more may be in it.
+const EXPORT_BYTES: usize = 256 * 1024;
+/// Records that a page of an export names at most.
+const EXPORT_ROWS: usize = 10_000;
 
 type DataKey = Zeroizing<[u8; 32]>;
 
@@ -110,6 +115,15 @@ pub struct Rotation {
     /// Sequences to be deleted from the stream, but only after all of `put` is installed and
     /// [`Vault::destroy_retired`] has agreed.
     pub delete: Vec<u64>,
+}
+
+/// A page of [`Vault::export`].
+#[derive(Debug)]
+pub struct Export {
+    /// The stream sequence of each record, 0 for one that the stream does not have yet, and its bytes where they are wanted.
+    pub held: Vec<(u64, Option<SealedBlob>)>,
+    /// Where the next page goes on; nothing after the last.
+    pub next: Option<Vec<u8>>,
 }
 
 /// The public half of an ingestion key, as `query.….ingestion-key` gives it.
@@ -679,6 +693,41 @@ impl Vault {
         Ok(blob)
     }
 
+    // Copies of all records, for a backup.
+
+    /// The records that the vault holds, sealed as they are, in the order of their rows: the page that follows `after`.
+    /// The bytes come only with those above the stream sequence `since`, and with those that no stream has yet; of the
+    /// others it is enough that they still live.
+    ///
+    /// # Errors
+    /// When the file fails or a row is no record.
+    pub fn export(&self, after: Option<&[u8]>, since: u64) -> Result<Export, VaultError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut page = Export {
+            held: Vec::new(),
+            next: None,
+        };
+        let mut bytes = 0;
+        for entry in self.rows()?.range::<&[u8]>((from, Bound::Unbounded))? {
+            let (row, value) = entry?;
+            let (sequence, record) = value.value();
+            let known = sequence != 0 && sequence <= since;
+            if !known {
+                bytes += record.len();
+            }
+            let record = match known {
+                true => None,
+                false => Some(SealedBlob::from_bytes(record.to_vec())?),
+            };
+            page.held.push((sequence, record));
+            if bytes >= EXPORT_BYTES || page.held.len() >= EXPORT_ROWS {
+                page.next = Some(row.value().to_vec());
+                break;
+            }
+        }
+        Ok(page)
+    }
+
     // How it is done.
 
     fn rows(&self) -> Result<impl Rows + use<>, VaultError> {
@@ -718,19 +767,7 @@ impl Vault {
 
     /// Opens a record that the root key wraps.
     fn unwrap(&self, record: &SealedBlob) -> Result<Secret, VaultError> {
-        let kind = record.kind();
-        let (root, sealed) = match record.view() {
-            View::ProjectKey { root, sealed, .. }
-            | View::RegionKey { root, sealed, .. }
-            | View::IngestionKey { root, sealed, .. }
-            | View::Secret { root, sealed, .. } => (root, sealed),
-            View::PrivateKey { .. } => return Err(VaultError::Unopenable(kind)),
-        };
-        if root != self.root.id_bytes() {
-            return Err(wrong_root(&root, &self.root));
-        }
-        aead::open(self.root.key(), &record.aad("root"), sealed)
-            .map_err(|_| VaultError::Unopenable(kind))
+        open_with_root(&self.root, record)
     }
 
     fn new_project_key(&self, project: &str) -> Result<(SealedBlob, [u8; 8], DataKey), VaultError> {
@@ -843,6 +880,27 @@ impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Vault({:?})", self.root)
     }
+}
+
+/// Opens a record that the root key wraps, without a vault: to find out whether a root key is the right one before
+/// anything is written.
+///
+/// # Errors
+/// `WrongRoot` when another key wraps it, `Unopenable` when it does not open, or is a private key, which only its
+/// project's key opens.
+pub fn open_with_root(root: &RootKey, record: &SealedBlob) -> Result<Secret, VaultError> {
+    let kind = record.kind();
+    let (by, sealed) = match record.view() {
+        View::ProjectKey { root, sealed, .. }
+        | View::RegionKey { root, sealed, .. }
+        | View::IngestionKey { root, sealed, .. }
+        | View::Secret { root, sealed, .. } => (root, sealed),
+        View::PrivateKey { .. } => return Err(VaultError::Unopenable(kind)),
+    };
+    if by != root.id_bytes() {
+        return Err(wrong_root(&by, root));
+    }
+    aead::open(root.key(), &record.aad("root"), sealed).map_err(|_| VaultError::Unopenable(kind))
 }
 
 /// Why a sealed key was not taken at the door.
