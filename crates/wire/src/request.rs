@@ -34,6 +34,14 @@ pub enum Asked {
     Evict(command::EvictEdge),
     /// `access.create`: followed by a JWT.
     Access(command::CreateAccess),
+    /// `certificate.csr`: the key is made first.
+    Csr(CreateCsr),
+    /// `certificate.export`: followed by the sealed key.
+    Export(ExportCertificate),
+    /// `certificate.move`: the key is sealed for the other project first.
+    Move(command::MoveCertificate),
+    /// `domain.check`: looked up in the DNS now.
+    Check(CheckDomain),
 }
 
 /// Body of `certificate.add`.
@@ -71,6 +79,59 @@ pub struct ReplaceCertificate {
     /// The revision that the asker saw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<u64>,
+}
+
+/// Body of `certificate.csr`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateCsr {
+    /// The name of the certificate to come.
+    pub name: Slug,
+    /// DNS names, 1 to 100.
+    pub names: Vec<String>,
+    /// What key to make; `p256` unless told.
+    #[serde(default)]
+    pub key: NewKey,
+}
+
+/// The keys that can be made inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewKey {
+    /// RSA with 2048 bits.
+    Rsa2048,
+    /// RSA with 3072 bits.
+    Rsa3072,
+    /// RSA with 4096 bits.
+    Rsa4096,
+    /// ECDSA on P-256.
+    #[default]
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519, which public CAs do not sign.
+    Ed25519,
+}
+
+/// Body of `certificate.export`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportCertificate {
+    /// Its name.
+    pub name: Slug,
+    /// The version; the latest that may be served unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// The X25519 public key that the private key is sealed to (HPKE base mode, RFC 9180), 32 bytes as lower-case hex.
+    pub recipient: lifecycle::names::Digest,
+}
+
+/// Body of `domain.check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckDomain {
+    /// The host.
+    pub host: String,
 }
 
 /// Body of `region.create`.
@@ -122,6 +183,9 @@ pub fn parse(project: &str, noun: &str, verb: &str, body: &[u8]) -> Result<Asked
         "project.suspend" => read(body).map(|c| Asked::Ready(Command::SuspendProject(c))),
         "project.resume" => read(body).map(|c| Asked::Ready(Command::ResumeProject(c))),
         "project.delete" => ready!(DeleteProject),
+        "project.quota-set" => ready!(SetQuota),
+        "project.export-set" => ready!(SetExport),
+        "certificate.move" => read(body).map(Asked::Move),
         "access.create" => read(body).map(Asked::Access),
         "access.revoke" => ready!(RevokeAccess),
         "region.create" => read(body).map(Asked::Region),
@@ -139,6 +203,10 @@ pub fn parse(project: &str, noun: &str, verb: &str, body: &[u8]) -> Result<Asked
         "domain.unbind" => ready!(UnbindDomain),
         "domain.https" => ready!(SetHttps),
         "domain.release" => ready!(ReleaseDomain),
+        "domain.check" => read(body).map(Asked::Check),
+        "certificate.csr" => read(body).map(Asked::Csr),
+        "certificate.csr-discard" => ready!(DiscardCsr),
+        "certificate.export" => read(body).map(Asked::Export),
         "certificate.deploy" => ready!(DeployCertificate),
         "certificate.withdraw" => ready!(WithdrawCertificate),
         "certificate.delete" => ready!(DeleteCertificate),
@@ -217,6 +285,12 @@ pub struct ListQuery {
     /// Only certificates that end within so many days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiring: Option<u32>,
+    /// Only certificates of this status, or of this word that people are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Of certificates: say of each whether it can serve this host, and why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Go on after this name: the former page's `next`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
@@ -245,6 +319,33 @@ pub struct HostQuery {
 pub struct OutcomeQuery {
     /// The command's id.
     pub id: uuid::Uuid,
+}
+
+/// `query.platform.backup`: one page of what a backup is made of. A page has about 512 KiB at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "part", rename_all = "lowercase", deny_unknown_fields)]
+pub enum BackupQuery {
+    /// Which log this is, how far it goes, by which root key its keys are wrapped.
+    Manifest,
+    /// Events from a sequence on, their exact bytes.
+    Events {
+        /// The first one.
+        from: u64,
+    },
+    /// Certificates and requests by the SHA-256 of their DER, in lower-case hex.
+    Objects {
+        /// At most 256. As many as fit are answered, in this order.
+        hashes: Vec<String>,
+    },
+    /// Sealed keys, in an order of the vault's own.
+    Keys {
+        /// Bytes come only with records above this stream sequence; of the others it is told that they live.
+        #[serde(default)]
+        since: u64,
+        /// The former page's `next`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
 }
 
 /// `query.<project>.events` (from a `projectseq`) and `query.platform.log` (from a `sequence`).

@@ -9,6 +9,9 @@ pub const PLATFORM_COMMANDS: &[&str] = &[
     "project.suspend",
     "project.resume",
     "project.delete",
+    "project.quota-set",
+    "project.export-set",
+    "certificate.move",
     "access.create",
     "access.revoke",
     "region.create",
@@ -30,11 +33,15 @@ pub const PROJECT_COMMANDS: &[&str] = &[
     "domain.unbind",
     "domain.https",
     "domain.release",
+    "domain.check",
     "certificate.add",
     "certificate.replace",
     "certificate.deploy",
     "certificate.withdraw",
     "certificate.delete",
+    "certificate.export",
+    "certificate.csr",
+    "certificate.csr-discard",
 ];
 
 /// Views of a project, below `query.<project>.`.
@@ -44,6 +51,9 @@ pub const PROJECT_VIEWS: &[&str] = &[
     "certificates",
     "domains",
     "resources",
+    "csrs",
+    "quotas",
+    "usage",
     "regions",
     "host",
     "outcome",
@@ -52,7 +62,13 @@ pub const PROJECT_VIEWS: &[&str] = &[
 ];
 
 /// Views that only the operator has, below `query.platform.`.
-pub const PLATFORM_VIEWS: &[&str] = &["log", "status", "projects", "access", "edges", "rebuild"];
+pub const PLATFORM_VIEWS: &[&str] = &[
+    "log", "status", "projects", "access", "edges", "rebuild", "backup",
+];
+
+/// Views for which no pattern is enough: a user has all rights, or one that is exactly `query.<view>`. What is in a backup is
+/// more than whoever may look at everything needs.
+pub const EXACT_VIEWS: &[&str] = &["backup"];
 
 /// `chancery.v1.<kind>.<project>.<rest>`.
 pub fn of(kind: &str, project: &str, rest: &str) -> String {
