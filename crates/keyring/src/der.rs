@@ -1,26 +1,55 @@
-//! Just enough DER to tell key formats apart and to measure them before a crypto library does.
+//! Just enough DER (X.690) to tell key formats apart, to measure them before a crypto library does, and to take containers
+//! of certificates and keys to pieces; and from BER, which some of their writers use, to DER.
 
-pub(crate) const INTEGER: u8 = 0x02;
-pub(crate) const OCTET_STRING: u8 = 0x04;
-pub(crate) const OID: u8 = 0x06;
-pub(crate) const SEQUENCE: u8 = 0x30;
+use zeroize::Zeroizing;
+
+/// INTEGER.
+pub const INTEGER: u8 = 0x02;
+/// BIT STRING.
+pub const BIT_STRING: u8 = 0x03;
+/// OCTET STRING.
+pub const OCTET_STRING: u8 = 0x04;
+/// NULL.
+pub const NULL: u8 = 0x05;
+/// OBJECT IDENTIFIER.
+pub const OID: u8 = 0x06;
+/// SEQUENCE.
+pub const SEQUENCE: u8 = 0x30;
+/// SET.
+pub const SET: u8 = 0x31;
 /// The context-specific constructed tag 0, which names the curve in a SEC 1 key.
-pub(crate) const CONTEXT_0: u8 = 0xa0;
+pub const CONTEXT_0: u8 = 0xa0;
 
 /// A reader over the elements of one DER value. It never recurses and never allocates.
-pub(crate) struct Reader<'a>(&'a [u8]);
+#[derive(Clone)]
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Over these bytes: the content of an element, or whole elements one after the other.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The next element with its tag and length, as it stands.
+    pub fn whole(&mut self) -> Option<&'a [u8]> {
+        let before = self.0;
+        self.next()?;
+        Some(&before[..before.len() - self.0.len()])
+    }
+
+    /// The tag of the next element.
+    pub fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
     /// The next element: its tag (low form only) and content; nothing at the end or when malformed.
-    pub(crate) fn next(&mut self) -> Option<(u8, &'a [u8])> {
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         if tag & 0x1f == 0x1f {
             return None;
@@ -47,20 +76,20 @@ impl<'a> Reader<'a> {
     }
 
     /// The content of the next element if it has this tag.
-    pub(crate) fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next().filter(|(t, _)| *t == tag).map(|(_, c)| c)
     }
 }
 
 /// The elements of the one SEQUENCE that `der` is, with nothing behind it.
-pub(crate) fn sequence(der: &[u8]) -> Option<Reader<'_>> {
+pub fn sequence(der: &[u8]) -> Option<Reader<'_>> {
     let mut outer = Reader::new(der);
     let content = outer.expect(SEQUENCE)?;
     outer.is_empty().then(|| Reader::new(content))
 }
 
 /// The bits of a positive INTEGER's content.
-pub(crate) fn bits(integer: &[u8]) -> usize {
+pub fn bits(integer: &[u8]) -> usize {
     let significant = integer
         .iter()
         .position(|b| *b != 0)
@@ -69,4 +98,119 @@ pub(crate) fn bits(integer: &[u8]) -> usize {
         Some(first) => significant.len() * 8 - first.leading_zeros() as usize,
         None => 0,
     }
+}
+
+/// One element of DER with the tag `tag` over the concatenated `parts`.
+pub fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut out = Vec::with_capacity(length + 6);
+    head(tag, length, &mut out);
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+fn head(tag: u8, length: usize, out: &mut Vec<u8>) {
+    out.push(tag);
+    if length < 0x80 {
+        out.push(length as u8);
+    } else {
+        let bytes = length.to_be_bytes();
+        let significant = &bytes[bytes.iter().take_while(|b| **b == 0).count()..];
+        out.push(0x80 | significant.len() as u8);
+        out.extend_from_slice(significant);
+    }
+}
+
+/// How deep elements of BER may stand in one another.
+const DEPTH: usize = 32;
+/// OCTET STRING in pieces.
+const OCTET_STRINGS: u8 = 0x24;
+
+/// The one element of BER that `bytes` are, with lengths and octet strings as DER writes them; what is DER comes back as it
+/// is. Macs, Firefox and old Windows write their containers with lengths that are not known beforehand (X.690, 8.1.3.6).
+///
+/// The elements of a SET are not sorted and values other than octet strings are not touched: it is enough to be read here.
+/// None when it is no BER, has anything behind it but zeros, or is nested deeper than 32.
+pub fn from_ber(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut rest = bytes;
+    let mut out = Zeroizing::new(Vec::with_capacity(bytes.len() * 2 + 16));
+    transcode(&mut rest, DEPTH, &mut out)?;
+    rest.iter().all(|b| *b == 0).then_some(out)
+}
+
+fn transcode(input: &mut &[u8], depth: usize, out: &mut Vec<u8>) -> Option<()> {
+    let depth = depth.checked_sub(1)?;
+    let whole = *input;
+    let (&tag, rest) = whole.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    if tag & 0x1f == 0x1f {
+        return None;
+    }
+    let constructed = tag & 0x20 != 0;
+    if first == 0x80 {
+        if !constructed {
+            return None;
+        }
+        let mut rest = rest;
+        let mut content = Zeroizing::new(Vec::with_capacity(rest.len()));
+        while !rest.starts_with(&[0, 0]) {
+            transcode(&mut rest, depth, &mut content)?;
+        }
+        *input = &rest[2..];
+        return emit(tag, &content, out);
+    }
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let count = usize::from(first & 0x7f);
+        if count > 8 {
+            return None;
+        }
+        let (bytes, rest) = rest.split_at_checked(count)?;
+        let length = bytes.iter().try_fold(0_usize, |sum, byte| {
+            sum.checked_mul(256)?.checked_add(usize::from(*byte))
+        })?;
+        (length, rest)
+    };
+    let (content, behind) = rest.split_at_checked(length)?;
+    *input = behind;
+    if constructed {
+        let mut inner = Zeroizing::new(Vec::with_capacity(content.len() * 2));
+        let mut left = content;
+        let mut read = Some(());
+        while read.is_some() && !left.is_empty() {
+            read = transcode(&mut left, depth, &mut inner);
+        }
+        if read.is_some() {
+            return emit(tag, &inner, out);
+        }
+    }
+    head(tag, length, out);
+    out.extend_from_slice(content);
+    Some(())
+}
+
+/// One element, its octet string put together when it came in pieces.
+fn emit(tag: u8, content: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    if tag != OCTET_STRINGS {
+        head(tag, content.len(), out);
+        out.extend_from_slice(content);
+        return Some(());
+    }
+    let whole = pieces(content)?;
+    head(OCTET_STRING, whole.len(), out);
+    out.extend_from_slice(&whole);
+    Some(())
+}
+
+/// The concatenation of octet strings.
+pub fn pieces(content: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut whole = Zeroizing::new(Vec::with_capacity(content.len()));
+    let mut reader = Reader::new(content);
+    while !reader.is_empty() {
+        whole.extend_from_slice(reader.expect(OCTET_STRING)?);
+    }
+    Some(whole)
 }

@@ -8,6 +8,9 @@
 //! | --- | --- |
 //! | [`secret`] | bytes that wipe themselves and cannot be printed, compared or copied by accident |
 //! | [`key`] | customers' private keys: PKCS#8, PKCS#1, SEC 1; RSA, ECDSA, Ed25519 |
+//! | [`protected`] | keys under a password: encrypted PKCS#8 and PEM |
+//! | [`pkcs12`] | containers of certificates and keys under a password, both ways |
+//! | [`der`] | enough DER to take these to pieces |
 //! | [`hpke`] | sealing to a public key (RFC 9180), and the ingestion door's JSON form |
 //! | [`root`] | key files on disk: the root key and an edge's local store key |
 //! | [`blob`] | the sealed records that travel on the stream of keys |
@@ -17,26 +20,29 @@
 //! | [`process`] | hardening of a process that holds open keys |
 
 pub mod blob;
+pub mod der;
 pub mod feed;
 pub mod hpke;
 pub mod key;
+pub mod pkcs12;
 pub mod process;
+pub mod protected;
 pub mod region;
 pub mod root;
 pub mod secret;
 pub mod vault;
 
 mod aead;
-mod der;
 mod random;
 
 pub use blob::{BlobError, BlobKind, SealedBlob};
 pub use hpke::{Recipient, Sealed, SealedKey};
 pub use key::{KeyError, KeyKind, PrivateKey};
+pub use protected::{Password, ProtectedError};
 pub use region::{EdgeKeys, RegionKey, RegionSealed};
 pub use root::{KeyFileError, LocalKey, RootKey};
 pub use secret::Secret;
-pub use vault::{IngestionKeys, Rotation, Vault, VaultError};
+pub use vault::{Export, IngestionKeys, Rotation, Vault, VaultError, open_with_root};
 
 use std::sync::{Arc, OnceLock};
 
