@@ -5,6 +5,7 @@
 //! * [`tables`]: the ledger's rows as the domain reads them
 //! * [`vault`]: sealed private keys; [`custodian`]: their end; [`access`]: who may connect
 //! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
+//! * [`checks`]: what was last found in the world, kept beside the ledger
 //! * [`distribution`], [`feed`]: what the edges of a region need
 //! * [`views`]: what people ask
 //! * [`rate`], [`turns`]: how much of all this one project may take
@@ -13,6 +14,7 @@
 
 pub mod access;
 pub mod chain;
+pub mod checks;
 pub mod clock;
 pub mod custodian;
 pub mod distribution;
