@@ -29,6 +29,7 @@ fn candidates(count: u64) -> Vec<Candidate> {
                 },
                 fingerprint: Digest([n.to_le_bytes()[0]; 32]),
                 key: KeyKind::P256,
+                public: true,
             }
         })
         .collect()

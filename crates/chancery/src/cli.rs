@@ -346,6 +346,9 @@ pub enum Resource {
         /// Pass on the client's Host instead of the origin's
         #[arg(long)]
         keep_host: bool,
+        /// Serve only publicly trusted certificates for its hosts
+        #[arg(long)]
+        demand_public: bool,
     },
     /// List the resources
     #[command(after_help = "Example:\n  chancery resource list")]
@@ -372,6 +375,9 @@ pub enum Resource {
         /// Whether the client's Host is passed on
         #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
         keep_host: Option<bool>,
+        /// Whether only publicly trusted certificates are served for its hosts
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+        demand_public: Option<bool>,
         /// Only if its revision is still this one
         #[arg(long, value_name = "REVISION")]
         expect: Option<u64>,

@@ -345,6 +345,7 @@ impl Feed {
                         origin: resource.origin,
                         keep_host: resource.keep_host,
                         private_origin: resource.private_origin,
+                        demand_public: resource.demand_public,
                         served: active,
                     }))
                 }

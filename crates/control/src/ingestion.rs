@@ -219,6 +219,14 @@ impl Ingestion {
                 self.settle(ask(digest, command.into(), brought.objects), queued)
                     .await
             }
+            Asked::Csr(_) | Asked::Export(_) | Asked::Move(_) | Asked::Check(_) => {
+                return refuse(
+                    Code::NotFound,
+                    "there is no command of this name",
+                    "`chancery --help` lists them",
+                )
+                .map_err(with_id);
+            }
             Asked::Region(region) => {
                 let name = region.region.clone();
                 let known = Tables::of(&self.ledger).region(name.as_str()).is_some();

@@ -409,16 +409,21 @@ fn join_site(store: &Store, host: &str) -> Result<Option<Site>, store::Error> {
         };
         let Some(claim) = claim else { return Ok(None) };
         let mut candidates = Vec::new();
+        let resource = match claim.resource {
+            Some(id) => rows.resource(id)?,
+            None => None,
+        };
         // Of a suspended project nothing is active, here as in every view.
-        if let Some(id) = claim.resource
-            && rows.resource(id)?.is_some_and(|resource| !resource.served)
-        {
+        if resource.as_ref().is_some_and(|resource| !resource.served) {
             return Ok(Some((claim, candidates)));
         }
         for name in [Some(host), wildcard.as_deref()].into_iter().flatten() {
             if let Some(names) = rows.names(&claim.project, name)? {
                 candidates.extend(names.candidates);
             }
+        }
+        if resource.is_some_and(|resource| resource.demand_public) {
+            candidates.retain(|candidate| candidate.public);
         }
         Ok(Some((claim, candidates)))
     })?;

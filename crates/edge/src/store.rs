@@ -30,7 +30,7 @@ use wire::feed::{
 use crate::custody::Custody;
 
 /// The format of the file. A file of another format is moved aside and taken anew from upstream.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// The file that serves.
 const FILE: &str = "edge.redb";
 /// The file that a snapshot is loaded into.

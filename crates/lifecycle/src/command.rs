@@ -3,9 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{CertificateKind, Facts, Https, ResourceKind, Trust};
-use crate::names::{CertificateId, Digest, Slug};
+use crate::event::{CertificateKind, Facts, Https, Proof, ResourceKind, Trust};
+use crate::names::{CertificateId, Digest, Host, Slug};
 use crate::rejection::Reason;
+use crate::selection::KeyKind;
 
 /// A command. Its JSON form is only for commands that wait in a queue for the release that put them there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,12 @@ pub enum Command {
     ResumeProject(OfProject),
     /// Operator.
     DeleteProject(DeleteProject),
+    /// Operator.
+    SetQuota(SetQuota),
+    /// Operator.
+    SetExport(SetExport),
+    /// Operator.
+    MoveCertificate(MoveCertificate),
     /// Operator.
     CreateAccess(CreateAccess),
     /// Operator.
@@ -66,6 +73,18 @@ pub enum Command {
     WithdrawCertificate(WithdrawCertificate),
     /// A project.
     DeleteCertificate(DeleteCertificate),
+    /// A project, after the vault made the key.
+    CreateCsr(CreateCsr),
+    /// A project.
+    DiscardCsr(DiscardCsr),
+    /// A project; the key is sealed to the asker once this is committed.
+    ExportCertificate(ExportCertificate),
+    /// The prover.
+    ProveByDns(ProveByDns),
+    /// The prover, when a contest's time has come.
+    SettleContest(SettleContest),
+    /// The clock.
+    WarnCertificate(WarnCertificate),
     /// The verifier.
     VerifyCertificate(VerifyCertificate),
     /// The clock.
@@ -109,6 +128,48 @@ commands! {
         project: Slug,
         /// The id once more.
         confirm: String,
+    }
+    /// `cmd.platform.project.quota-set`: what is not given stays.
+    SetQuota {
+        /// Its id.
+        project: Slug,
+        /// Certificates of both kinds together that are not deleted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificates: Option<u32>,
+        /// The same of one kind in one region.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        per_region: Option<u32>,
+    }
+    /// `cmd.platform.project.export-set`
+    SetExport {
+        /// Its id.
+        project: Slug,
+        /// Whether private keys may leave the project.
+        export: bool,
+    }
+    /// `cmd.platform.certificate.move`: the latest version that may be served goes to another project, key and all, and the
+    /// certificate is deleted where it was.
+    MoveCertificate {
+        /// The project that has it.
+        project: Slug,
+        /// Its name there.
+        name: Slug,
+        /// The project that gets it.
+        to: Slug,
+        /// Its name there; the same unless told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new_name: Option<Slug>,
+        /// Regions or countries; those that it has unless told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        regions: Option<Vec<Slug>>,
+        /// The name once more, exactly.
+        confirm: String,
+        /// Even when hosts go dark.
+        #[serde(default)]
+        force: bool,
+        /// The revision that the asker saw.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<u64>,
     }
     /// `cmd.platform.access.create`
     CreateAccess {
@@ -201,6 +262,9 @@ commands! {
         /// Pass on the client's Host.
         #[serde(default)]
         keep_host: bool,
+        /// Serve only publicly trusted certificates for its hosts.
+        #[serde(default)]
+        demand_public: bool,
     }
     /// `cmd.<project>.resource.set`: what is not given stays.
     ChangeResource {
@@ -215,6 +279,9 @@ commands! {
         /// Pass on the client's Host.
         #[serde(default)]
         keep_host: Option<bool>,
+        /// Serve only publicly trusted certificates for its hosts.
+        #[serde(default)]
+        demand_public: Option<bool>,
         /// The revision that the asker saw.
         #[serde(default)]
         expect: Option<u64>,
@@ -377,6 +444,60 @@ commands! {
         #[serde(default)]
         expect: Option<u64>,
     }
+    /// `cmd.<project>.certificate.csr`, after the vault made the key and signed the request.
+    CreateCsr {
+        /// The name of the certificate to come.
+        name: Slug,
+        /// SHA-256 of the key's SubjectPublicKeyInfo.
+        spki: Digest,
+        /// The key.
+        key: KeyKind,
+        /// DNS names that are asked for.
+        names: Vec<String>,
+        /// SHA-256 of the request's DER.
+        request: Digest,
+    }
+    /// `cmd.<project>.certificate.csr-discard`: the request and its key go.
+    DiscardCsr {
+        /// Its name.
+        name: Slug,
+    }
+    /// `cmd.<project>.certificate.export`
+    ExportCertificate {
+        /// Its name.
+        name: Slug,
+        /// The version; the latest that is ready unless told.
+        version: Option<u32>,
+        /// SHA-256 of the HPKE public key that the key is to be sealed to.
+        recipient: Digest,
+    }
+    /// The prover found a claim's token or alias in the DNS.
+    ProveByDns {
+        /// The host.
+        host: Host,
+        /// The sequence at which the claim was added: a proof of a former claim is none of this one.
+        added: u64,
+        /// How.
+        proof: Proof,
+        /// How long a holder is served before the host moves, in seconds.
+        grace: u64,
+    }
+    /// The prover looked again when a contest's time had come. In the project of the claimant.
+    SettleContest {
+        /// The host.
+        host: Host,
+        /// The sequence at which the claimant's claim was added.
+        added: u64,
+        /// What it found; None: the proof is gone.
+        proof: Option<Proof>,
+    }
+    /// The time of a warning has come.
+    WarnCertificate {
+        /// The certificate.
+        id: CertificateId,
+        /// The version.
+        version: u32,
+    }
     /// What verification found.
     VerifyCertificate {
         /// The certificate.
@@ -399,6 +520,9 @@ commands! {
         id: CertificateId,
         /// The version.
         version: u32,
+        /// Who said so, since when, and why.
+        #[serde(default)]
+        reasons: Vec<Reason>,
     }
 }
 

@@ -3,8 +3,16 @@
 //! Pure: time, sequence and asker come in with [`Context`]. Every accepted command gives at least one event, so that the
 //! same command, asked again, can be found in the log; none gives more than [`EVENTS_MAX`].
 
+mod contest;
+mod custody;
+mod quota;
+mod warning;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+
+pub use quota::CSRS_MAX;
+pub use warning::WARNED_NAMED;
 
 use crate::command::*;
 use crate::event::*;
@@ -64,6 +72,9 @@ pub fn decide(state: &impl Read, command: &Command, context: &Context) -> Decisi
         Command::SuspendProject(c) => d.suspend_project(&c.project),
         Command::ResumeProject(c) => d.resume_project(&c.project),
         Command::DeleteProject(c) => d.delete_project(c),
+        Command::SetQuota(c) => d.set_quota(c),
+        Command::SetExport(c) => d.set_export(c),
+        Command::MoveCertificate(c) => d.move_certificate(c),
         Command::CreateAccess(c) => d.create_access(c),
         Command::RevokeAccess(c) => d.revoke_access(c),
         Command::CreateRegion(c) => d.create_region(c),
@@ -88,6 +99,12 @@ pub fn decide(state: &impl Read, command: &Command, context: &Context) -> Decisi
         Command::DeployCertificate(c) => d.deploy_certificate(c),
         Command::WithdrawCertificate(c) => d.withdraw_certificate(c),
         Command::DeleteCertificate(c) => d.delete_certificate(c),
+        Command::CreateCsr(c) => d.create_csr(c),
+        Command::DiscardCsr(c) => d.discard_csr(c),
+        Command::ExportCertificate(c) => d.export_certificate(c),
+        Command::ProveByDns(c) => d.prove_by_dns(c),
+        Command::SettleContest(c) => d.settle_contest(c),
+        Command::WarnCertificate(c) => d.warn_certificate(c),
         Command::VerifyCertificate(c) => d.verify_certificate(c),
         Command::ExpireCertificate(c) => d.expire_certificate(c),
         Command::RevokeCertificate(c) => d.revoke_certificate(c),
@@ -185,6 +202,9 @@ impl<R: Read> Decider<'_, R> {
                 | Command::RotateRegionKey(_)
                 | Command::ReportApplied(_)
                 | Command::ProveDomain(_)
+                | Command::SetQuota(_)
+                | Command::SetExport(_)
+                | Command::MoveCertificate(_)
         );
         let system_only = matches!(
             command,
@@ -194,6 +214,9 @@ impl<R: Read> Decider<'_, R> {
                 | Command::VerifyCertificate(_)
                 | Command::ExpireCertificate(_)
                 | Command::RevokeCertificate(_)
+                | Command::WarnCertificate(_)
+                | Command::ProveByDns(_)
+                | Command::SettleContest(_)
         );
         let asker = &self.context.asker;
         if platform_only && !(asker.operator && self.project().is_platform()) {
@@ -365,6 +388,7 @@ impl<R: Read> Decider<'_, R> {
             (Table::CertificateName, "certificates"),
             (Table::ResourceName, "resources"),
             (Table::ProjectClaim, "domains"),
+            (Table::Csr, "signing requests"),
         ] {
             if !self
                 .state
@@ -715,6 +739,7 @@ impl<R: Read> Decider<'_, R> {
             origin,
             keep_host: c.keep_host,
             private_origin,
+            demand_public: c.demand_public,
         })
     }
 
@@ -758,8 +783,12 @@ impl<R: Read> Decider<'_, R> {
         }
         let (origin, private_origin) = match &c.origin {
             Some(origin) => self.origin(origin)?,
-            None => (resource.origin, resource.private_origin),
+            None => (resource.origin.clone(), resource.private_origin),
         };
+        let demand_public = c.demand_public.unwrap_or(resource.demand_public);
+        if demand_public && !resource.demand_public {
+            self.publicly_trusted(&resource)?;
+        }
         self.one(ResourceChanged {
             id: resource.id,
             name: resource.name,
@@ -767,7 +796,47 @@ impl<R: Read> Decider<'_, R> {
             origin,
             keep_host: c.keep_host.unwrap_or(resource.keep_host),
             private_origin,
+            demand_public,
         })
+    }
+
+    /// Refuses to demand public trust where hosts that are served now would have nothing left: the first
+    /// [`DARK_NAMED`] among those that are looked at.
+    fn publicly_trusted(&self, resource: &Resource) -> Result<(), Rejection> {
+        let attached = self.state.scan(
+            Table::Attachment,
+            &state::key::resource(resource.id),
+            None,
+            PAGE,
+        );
+        let mut dark = Vec::new();
+        for (row, _) in &attached {
+            let Ok(host) = Host::parse(Parts::of(&row[8..]).text()) else {
+                continue;
+            };
+            let goes_dark = resource.regions.iter().any(|region| {
+                ranking(self.state, &host, region.as_str()).is_some_and(|(served, ranked)| {
+                    let usable = |c: &&selection::Candidate| c.usable(self.now());
+                    served.resource == Some(resource.id)
+                        && ranked.iter().any(|c| usable(&c))
+                        && !ranked.iter().any(|c| usable(&c) && c.public)
+                })
+            });
+            if goes_dark && dark.len() < DARK_NAMED {
+                dark.push(host);
+            }
+        }
+        if dark.is_empty() {
+            return Ok(());
+        }
+        no(
+            Code::ChainUntrusted,
+            format!(
+                "these hosts have no publicly trusted certificate: {}",
+                dark.iter().map(Host::as_str).collect::<Vec<_>>().join(", ")
+            ),
+            "add publicly trusted certificates for them first",
+        )
     }
 
     fn delete_resource(&self, c: &DeleteResource) -> Decision {
@@ -942,6 +1011,7 @@ impl<R: Read> Decider<'_, R> {
                         "--force moves it to this project",
                     );
                 }
+                // What another project's proof had begun ends with the former holder's claim.
                 // First the former holder lets go, then the new one holds: in this order at no sequence two hold it.
                 events.push((holder, DomainMoved { host: host.clone() }.into()));
             }
@@ -1075,6 +1145,20 @@ impl<R: Read> Decider<'_, R> {
                 "`chancery certificate deploy` it there first",
             );
         }
+        let demanding = regions.iter().find(|region| {
+            state::demands_public(self.state, claim.attached.get(**region).copied())
+        });
+        if let Some(region) = demanding
+            && version.trust != Some(Trust::Public)
+        {
+            return no(
+                Code::ChainUntrusted,
+                format!(
+                    "the certificate is not publicly trusted, which the resource in region {region} demands"
+                ),
+                "bind a publicly trusted one, or change the resource: chancery resource set NAME --demand-public false",
+            );
+        }
         self.one(DomainBound {
             host,
             certificate: certificate.id,
@@ -1115,8 +1199,11 @@ impl<R: Read> Decider<'_, R> {
 
     fn release_domain(&self, c: &ReleaseDomain) -> Decision {
         let host = host(&c.host)?;
-        check_expect(c.expect, self.claim(&host)?.revision)?;
-        self.one(DomainReleased { host })
+        let claim = self.claim(&host)?;
+        check_expect(c.expect, claim.revision)?;
+        let mut events = self.here([DomainReleased { host }.into()]);
+        events.extend(self.relieved(&claim));
+        Ok(events)
     }
 
     // ---- certificates
@@ -1214,6 +1301,11 @@ impl<R: Read> Decider<'_, R> {
     }
 
     fn add_certificate(&self, c: &AddCertificate) -> Decision {
+        self.add_certificate_after(c, 0)
+    }
+
+    /// The same, with so many events of the same command before it.
+    fn add_certificate_after(&self, c: &AddCertificate, before: u64) -> Decision {
         if self
             .state
             .certificate_named(self.project().as_str(), c.name.as_str())
@@ -1228,11 +1320,12 @@ impl<R: Read> Decider<'_, R> {
         self.dates(&c.facts)?;
         self.bounds(c.kind, &c.facts, None)?;
         let regions = self.expand(&c.regions)?;
+        self.room(1, c.kind, &regions)?;
         let mut events: Vec<Event> = Vec::with_capacity(2);
         if c.kind == CertificateKind::Server {
             events.extend(self.seal(&c.facts));
         }
-        let id = CertificateId(self.context.sequence + events.len() as u64);
+        let id = CertificateId(self.context.sequence + before + events.len() as u64);
         events.push(
             CertificateAdded {
                 id,
@@ -1381,6 +1474,7 @@ impl<R: Read> Decider<'_, R> {
                 "",
             );
         }
+        self.room(0, certificate.kind, &regions)?;
         self.one(CertificateDeployed {
             id: certificate.id,
             regions,
@@ -1572,6 +1666,7 @@ impl<R: Read> Decider<'_, R> {
             CertificateRevoked {
                 id: c.id,
                 version: c.version,
+                reasons: c.reasons.iter().take(REASONS_MAX).cloned().collect(),
             }
             .into(),
         )])
@@ -1631,7 +1726,8 @@ impl<R: Read> Search<'_, R> {
                 continue;
             }
             let covering = self.covering(name.as_str())?;
-            let kept = self.kept(&covering, name.as_str());
+            // What only demanding resources lose is found host by host, so the stricter count decides whether to look.
+            let kept = self.kept(&covering, name.as_str(), true);
             if self.regions.iter().any(|region| !kept.contains(region)) {
                 self.below(&name)?;
             }
@@ -1669,13 +1765,16 @@ impl<R: Read> Search<'_, R> {
     }
 
     /// The regions in which something usable for this name stays.
-    fn kept(&self, covering: &[Certificate], name: &str) -> BTreeSet<Slug> {
+    /// With `public`, only what is publicly trusted counts.
+    fn kept(&self, covering: &[Certificate], name: &str, public: bool) -> BTreeSet<Slug> {
         let now = self.decider.now();
+        let counts =
+            |v: &state::Version| v.usable(now) && (!public || v.trust == Some(Trust::Public));
         covering
             .iter()
             .filter(|c| {
                 c.covering(name).any(|v| {
-                    v.usable(now) && (c.id != self.certificate.id || !(self.leaves)(v.version))
+                    counts(v) && (c.id != self.certificate.id || !(self.leaves)(v.version))
                 })
             })
             .flat_map(|c| {
@@ -1683,15 +1782,16 @@ impl<R: Read> Search<'_, R> {
                     c.id != self.certificate.id
                         || !self.regions.contains(region)
                         || c.covering(name)
-                            .any(|v| v.usable(now) && !(self.leaves)(v.version))
+                            .any(|v| counts(v) && !(self.leaves)(v.version))
                 })
             })
             .cloned()
             .collect()
     }
 
-    /// The regions among those asked about in which a host is live: attached, HTTPS on, and this project's.
-    fn live(&mut self, host: &Host) -> Result<Vec<Slug>, Enough> {
+    /// The regions among those asked about in which a host is live: attached, HTTPS on, and this project's; with whether its
+    /// resource there demands public trust.
+    fn live(&mut self, host: &Host) -> Result<Vec<(Slug, bool)>, Enough> {
         let Some(first) = self.regions.first() else {
             return Ok(Vec::new());
         };
@@ -1705,26 +1805,28 @@ impl<R: Read> Search<'_, R> {
             return Ok(self
                 .regions
                 .iter()
-                .filter(|region| {
-                    claim.attached.contains_key(region.as_str())
-                        && claim.mode_in(region.as_str()) != Mode::Off
+                .filter(|region| claim.mode_in(region.as_str()) != Mode::Off)
+                .filter_map(|region| {
+                    let resource = *claim.attached.get(region.as_str())?;
+                    Some((region.clone(), state::demands_public(state, Some(resource))))
                 })
-                .cloned()
                 .collect());
         }
         if !self.decider.project().is_platform() {
             return Ok(Vec::new());
         }
         // A provider domain carries its region in itself.
-        let live: Vec<Slug> = self
+        let live: Vec<(Slug, bool)> = self
             .regions
             .iter()
-            .filter(|region| {
-                state::served(state, host, region.as_str())
-                    .filter(mine)
-                    .is_some_and(|served| served.resource.is_some())
+            .filter_map(|region| {
+                let served = state::served(state, host, region.as_str()).filter(mine)?;
+                served.resource?;
+                Some((
+                    region.clone(),
+                    state::demands_public(state, served.resource),
+                ))
             })
-            .cloned()
             .collect();
         self.read(self.regions.len())?;
         Ok(live)
@@ -1736,22 +1838,33 @@ impl<R: Read> Search<'_, R> {
             return Ok(());
         }
         let now = self.decider.now();
-        let mut kept: BTreeSet<Slug> = BTreeSet::new();
-        let mut had = false;
-        for name in state::names_for(host) {
-            let covering = self.covering(&name)?;
-            had |= self
-                .certificate
-                .covering(&name)
-                .any(|v| v.usable(now) && (self.leaves)(v.version));
-            kept.extend(self.kept(&covering, &name));
-        }
-        if had
-            && live
+        for public in [false, true] {
+            let live: Vec<&Slug> = live
                 .iter()
-                .any(|r| self.certificate.regions.contains(r) && !kept.contains(r))
-        {
-            self.found(host)?;
+                .filter(|(_, demands)| *demands == public)
+                .map(|(region, _)| region)
+                .collect();
+            if live.is_empty() {
+                continue;
+            }
+            let mut kept: BTreeSet<Slug> = BTreeSet::new();
+            let mut had = false;
+            for name in state::names_for(host) {
+                let covering = self.covering(&name)?;
+                had |= self.certificate.covering(&name).any(|v| {
+                    v.usable(now)
+                        && (!public || v.trust == Some(Trust::Public))
+                        && (self.leaves)(v.version)
+                });
+                kept.extend(self.kept(&covering, &name, public));
+            }
+            if had
+                && live
+                    .iter()
+                    .any(|r| self.certificate.regions.contains(r) && !kept.contains(*r))
+            {
+                self.found(host)?;
+            }
         }
         Ok(())
     }
@@ -1790,7 +1903,10 @@ impl<R: Read> Search<'_, R> {
             return Ok(());
         };
         let covering = self.covering(wildcard.as_str())?;
-        if self.kept(&covering, wildcard.as_str()).contains(region) {
+        if self
+            .kept(&covering, wildcard.as_str(), false)
+            .contains(region)
+        {
             return Ok(());
         }
         let mut after: Option<Vec<u8>> = None;
@@ -1916,6 +2032,9 @@ pub fn ranking(
     } else {
         Vec::new()
     };
+    if state::demands_public(state, served.resource) {
+        ranked.retain(|c| c.public);
+    }
     selection::rank(selection::Policy::default(), served.mode, &mut ranked);
     Some((served, ranked))
 }

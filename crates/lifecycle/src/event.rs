@@ -52,6 +52,21 @@ pub enum ResourceKind {
 pub enum Proof {
     /// An operator vouched for it.
     Operator,
+    /// The claim's token stood in a TXT record.
+    DnsTxt,
+    /// The host was an alias (CNAME) of a provider domain of the project.
+    DnsCname,
+}
+
+impl Proof {
+    /// As programs see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Proof::Operator => "operator",
+            Proof::DnsTxt => "dns-txt",
+            Proof::DnsCname => "dns-cname",
+        }
+    }
 }
 
 /// HTTPS on or off, as people command it. `bound` is reached by `bind`.
@@ -155,6 +170,19 @@ pub mod second {
     }
 }
 
+/// A host for which a version is active, and how long it stays valid if nothing is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runway {
+    /// The host.
+    pub host: Host,
+    /// The region.
+    pub region: Slug,
+    /// When the last certificate that covers the host there ends.
+    #[serde(with = "second")]
+    pub until: i64,
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $name:literal { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {
         $(
@@ -230,6 +258,22 @@ events! {
     ProjectResumed = "project.resumed" {
         /// Its id.
         project: Slug,
+    }
+    /// A project was told how many certificates it may have.
+    ProjectQuotaSet = "project.quota-set" {
+        /// Its id.
+        project: Slug,
+        /// Certificates of both kinds together that are not deleted.
+        certificates: u32,
+        /// The same of one kind in one region.
+        per_region: u32,
+    }
+    /// Whether private keys may leave a project.
+    ProjectExportSet = "project.export-set" {
+        /// Its id.
+        project: Slug,
+        /// Whether `certificate.export` is allowed.
+        export: bool,
     }
     /// A project ended. Its id is never used again.
     ProjectDeleted = "project.deleted" {
@@ -333,6 +377,9 @@ events! {
         keep_host: bool,
         /// Whether an operator allowed an origin at a private address.
         private_origin: bool,
+        /// Whether only publicly trusted certificates are served for its hosts.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        demand_public: bool,
     }
     /// A resource was changed. All that can change is given, changed or not.
     ResourceChanged = "resource.changed" {
@@ -348,6 +395,9 @@ events! {
         keep_host: bool,
         /// Whether an operator allowed an origin at a private address.
         private_origin: bool,
+        /// Whether only publicly trusted certificates are served for its hosts.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        demand_public: bool,
     }
     /// A resource was deleted; its name is free again.
     ResourceDeleted = "resource.deleted" {
@@ -411,6 +461,31 @@ events! {
         /// Where; None: everywhere.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         region: Option<Slug>,
+    }
+    /// Another project gave fresh proof of a host that this project holds. It is served as it is until then.
+    DomainContested = "domain.contested" {
+        /// The host.
+        host: Host,
+        /// When it moves, unless the proof is gone by then; Unix seconds, RFC 3339 in events.
+        #[serde(with = "second")]
+        until: i64,
+        /// How the other project proved it.
+        proof: Proof,
+    }
+    /// This project's proof of a host that another one holds was found; it gets the host then, if the proof still stands.
+    DomainMoveScheduled = "domain.move-scheduled" {
+        /// The host.
+        host: Host,
+        /// When, Unix seconds; RFC 3339 in events.
+        #[serde(with = "second")]
+        until: i64,
+        /// How it was proven.
+        proof: Proof,
+    }
+    /// A contest ended without a move, because the proof or the claim was gone when the time came. Told to both projects.
+    DomainContestLapsed = "domain.contest-lapsed" {
+        /// The host.
+        host: Host,
     }
     /// Another project proved the host; this claim no longer holds it.
     DomainMoved = "domain.moved" {
@@ -494,6 +569,70 @@ events! {
         id: CertificateId,
         /// The version.
         version: u32,
+        /// Who said so, since when, and why.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reasons: Vec<Reason>,
+    }
+    /// A version ends soon, and is the latest of its certificate.
+    CertificateExpiring = "certificate.expiring" {
+        /// Its id.
+        id: CertificateId,
+        /// Its name.
+        name: Slug,
+        /// The version.
+        version: u32,
+        /// From 1, the first warning, to 5, the last one.
+        stage: u8,
+        /// How long it is valid from now on, in seconds.
+        left: u64,
+        /// Its last second of validity.
+        #[serde(with = "second")]
+        not_after: i64,
+        /// Where it is deployed.
+        regions: Vec<Slug>,
+        /// Hosts for which it is active, with how long each stays valid without anybody doing anything; at most 20.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hosts: Vec<Runway>,
+        /// Whether there are, or may be, more hosts than those.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more_hosts: bool,
+        /// What to do next.
+        next: String,
+    }
+    /// A private key left the system, sealed to a key that the asker made.
+    CertificateExported = "certificate.exported" {
+        /// Its id.
+        id: CertificateId,
+        /// The version.
+        version: u32,
+        /// SHA-256 of the SubjectPublicKeyInfo of the key that left.
+        spki: Digest,
+        /// SHA-256 of the HPKE public key that it was sealed to. None: it went to another project and never was open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recipient: Option<Digest>,
+        /// The project that it was moved to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Slug>,
+    }
+    /// A private key was made inside, and a signing request for it.
+    CsrCreated = "csr.created" {
+        /// The name of the certificate to come.
+        name: Slug,
+        /// SHA-256 of the key's SubjectPublicKeyInfo.
+        spki: Digest,
+        /// The key.
+        key: KeyKind,
+        /// DNS names that are asked for.
+        names: Vec<String>,
+        /// SHA-256 of the request's DER (PKCS#10, RFC 2986), which is in the content store.
+        request: Digest,
+    }
+    /// A signing request was given up.
+    CsrDiscarded = "csr.discarded" {
+        /// Its name.
+        name: Slug,
+        /// SHA-256 of the key's SubjectPublicKeyInfo.
+        spki: Digest,
     }
     /// A certificate was deleted with all its versions; its name is free again.
     CertificateDeleted = "certificate.deleted" {

@@ -9,8 +9,8 @@ use crate::event::{CertificateKind, Event, Facts, Https, Recorded};
 use crate::names::{CertificateId, Digest, Host, ResourceId, Slug};
 use crate::selection::Mode;
 use crate::state::{
-    Access, Applied, Certificate, Claim, ClaimStatus, Control, Country, Edge, Key, Project,
-    ProjectStatus, Region, Resource, State, Status, Version, key,
+    Access, Applied, Certificate, Claim, ClaimStatus, Control, Country, Csr, Edge, Key, Project,
+    ProjectStatus, Quota, Region, Resource, State, Status, Version, count, key,
 };
 use crate::store::{Overlay, Read, Table};
 
@@ -44,6 +44,8 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 let project = Project {
                     status: ProjectStatus::Active,
                     created: at.sequence,
+                    quota: Quota::default(),
+                    export: true,
                 };
                 put_project(state, &at, &e.project, &project);
             }
@@ -53,6 +55,21 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
         }
         Event::ProjectResumed(e) => project_status(state, &at, &e.project, ProjectStatus::Active),
         Event::ProjectDeleted(e) => project_status(state, &at, &e.project, ProjectStatus::Deleted),
+        Event::ProjectQuotaSet(e) => {
+            if let Some(mut project) = state.project(e.project.as_str()) {
+                project.quota = Quota {
+                    certificates: e.certificates,
+                    per_region: e.per_region,
+                };
+                put_project(state, &at, &e.project, &project);
+            }
+        }
+        Event::ProjectExportSet(e) => {
+            if let Some(mut project) = state.project(e.project.as_str()) {
+                project.export = e.export;
+                put_project(state, &at, &e.project, &project);
+            }
+        }
         Event::AccessCreated(e) => {
             let access = Access {
                 nkey: e.nkey.clone(),
@@ -150,9 +167,16 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 origin: e.origin.clone(),
                 keep_host: e.keep_host,
                 private_origin: e.private_origin,
+                demand_public: e.demand_public,
                 revision: 1,
             };
             state.put(Table::ResourceName, key::pair(at.project, &e.name), &e.id);
+            state.put(
+                Table::ResourceEver,
+                key::resource(e.id),
+                &(at.project, &e.name),
+            );
+            tally(state, at.project, count::RESOURCES, "", 1);
             put_resource(state, &at, &resource);
         }
         Event::ResourceChanged(e) => {
@@ -161,6 +185,7 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 resource.origin = e.origin.clone();
                 resource.keep_host = e.keep_host;
                 resource.private_origin = e.private_origin;
+                resource.demand_public = e.demand_public;
                 resource.revision += 1;
                 put_resource(state, &at, &resource);
             }
@@ -175,10 +200,15 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                     &None::<Resource>,
                 );
                 state.remove(Table::ResourceName, name);
+                tally(state, &resource.project, count::RESOURCES, "", -1);
             }
         }
         Event::DomainAdded(e) => {
             let former = state.claim(e.host.as_str(), at.project.as_str());
+            // A claim that moved away is still listed, and counted, until it is released.
+            let listed = former
+                .as_ref()
+                .is_some_and(|claim| claim.status != ClaimStatus::Released);
             if former.as_ref().is_some_and(|claim| {
                 matches!(claim.status, ClaimStatus::Pending | ClaimStatus::Proven)
             }) {
@@ -189,6 +219,9 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 project: at.project.clone(),
                 status: ClaimStatus::Pending,
                 proof: None,
+                added: at.sequence,
+                contested: None,
+                moves_at: None,
                 attached: Default::default(),
                 mode: Mode::Auto,
                 modes: Default::default(),
@@ -197,6 +230,9 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 changed: at.sequence,
             };
             state.mark(Table::ProjectClaim, key::pair(at.project, &e.host));
+            if !listed {
+                tally(state, at.project, count::DOMAINS, "", 1);
+            }
             put_claim(state, &at, claim);
         }
         Event::DomainProven(e) => {
@@ -209,6 +245,7 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             if let Some(mut claim) = claim {
                 claim.status = ClaimStatus::Proven;
                 claim.proof = Some(e.proof);
+                unschedule(state, &mut claim);
                 state.put(Table::Holder, key::text(&e.host), at.project);
                 state.put(
                     Table::HolderHistory,
@@ -264,6 +301,22 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
             };
             set_mode(claim, e.region.as_ref(), mode);
         }),
+        Event::DomainContested(e) => amend_claim(state, &at, &e.host, |_, claim| {
+            claim.contested = Some(e.until);
+        }),
+        Event::DomainMoveScheduled(e) => amend_claim(state, &at, &e.host, |state, claim| {
+            unschedule(state, claim);
+            claim.moves_at = Some(e.until);
+            state.put(
+                Table::Contest,
+                key::contest(e.until, claim.host.as_str(), &claim.project),
+                &claim.added,
+            );
+        }),
+        Event::DomainContestLapsed(e) => amend_claim(state, &at, &e.host, |state, claim| {
+            unschedule(state, claim);
+            claim.contested = None;
+        }),
         Event::DomainMoved(e) => end_claim(state, &at, &e.host, ClaimStatus::Moved),
         Event::DomainReleased(e) => end_claim(state, &at, &e.host, ClaimStatus::Released),
         Event::CertificateAdded(e) => {
@@ -281,8 +334,9 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 kind: e.kind,
                 place: e.id.0,
                 standby: e.standby,
-                regions: e.regions.clone(),
+                regions: Vec::new(),
                 versions: Vec::new(),
+                warning: None,
                 deleted: false,
                 revision: 0,
                 changed: at.sequence,
@@ -292,7 +346,9 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                 key::pair(at.project, &e.name),
                 &e.id,
             );
-            let certificate = add_version(state, certificate, at.sequence, 1, &e.facts);
+            let mut certificate = add_version(state, certificate, at.sequence, 1, &e.facts);
+            tally(state, at.project, count::CERTIFICATES, "", 1);
+            set_regions(state, &mut certificate, e.regions.clone());
             put_certificate(state, &at, certificate);
         }
         Event::CertificateReplaced(e) => {
@@ -330,21 +386,50 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
         }
         Event::CertificateRevoked(e) => {
             change_version(state, &at, e.id, e.version, |version| {
-                version.status = Status::Revoked
+                version.status = Status::Revoked;
+                version.reasons = e.reasons.clone();
             });
         }
+        Event::CertificateExpiring(e) => {
+            if let Some(mut certificate) = living(state, e.id) {
+                warned(state, &mut certificate);
+                put_certificate(state, &at, certificate);
+            }
+        }
+        Event::CertificateExported(_) => {}
+        Event::CsrCreated(e) => {
+            let csr = Csr {
+                name: e.name.clone(),
+                spki: e.spki,
+                key: e.key,
+                names: e.names.clone(),
+                request: e.request,
+                created: at.sequence,
+            };
+            if state.csr(at.project.as_str(), e.name.as_str()).is_none() {
+                state.put(Table::Csr, key::pair(at.project, &e.name), &csr);
+                state.put(Table::CsrKey, key::spki(at.project, e.spki), &e.name);
+                use_key(state, at.project, e.spki, 1);
+                tally(state, at.project, count::CSRS, "", 1);
+            }
+        }
+        Event::CsrDiscarded(e) => end_csr(state, at.project, e.spki),
         Event::CertificateDeployed(e) => {
             if let Some(mut certificate) = living(state, e.id) {
-                certificate.regions.extend(e.regions.iter().cloned());
-                certificate.regions.sort();
-                certificate.regions.dedup();
+                let mut regions = certificate.regions.clone();
+                regions.extend(e.regions.iter().cloned());
+                regions.sort();
+                regions.dedup();
+                set_regions(state, &mut certificate, regions);
                 certificate.revision += 1;
                 put_certificate(state, &at, certificate);
             }
         }
         Event::CertificateWithdrawn(e) => {
             if let Some(mut certificate) = living(state, e.id) {
-                certificate.regions.retain(|r| !e.regions.contains(r));
+                let mut regions = certificate.regions.clone();
+                regions.retain(|r| !e.regions.contains(r));
+                set_regions(state, &mut certificate, regions);
                 certificate.revision += 1;
                 put_certificate(state, &at, certificate);
             }
@@ -368,6 +453,11 @@ pub fn evolve<R: Read>(state: &mut Overlay<'_, R>, recorded: &Recorded) {
                     forget_dues(state, e.id, version);
                     version.status = Status::Deleted;
                 }
+                // The row keeps where it was, for those who ask later; only the counts end.
+                let regions = certificate.regions.clone();
+                set_regions(state, &mut certificate, Vec::new());
+                certificate.regions = regions;
+                tally(state, &project, count::CERTIFICATES, "", -1);
                 certificate.deleted = true;
                 certificate.revision += 1;
                 put_certificate(state, &at, certificate);
@@ -423,6 +513,50 @@ fn put_resource<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, resource: &Res
     state.put(Table::Resource, key::resource(resource.id), resource);
 }
 
+/// Counts things of a project.
+fn tally<R: Read>(state: &mut Overlay<'_, R>, project: &Slug, what: &str, region: &str, by: i32) {
+    let row = key::count(project, what, region);
+    match state.count(project, what, region).saturating_add_signed(by) {
+        0 => state.remove(Table::Count, row),
+        left => state.put(Table::Count, row, &left),
+    }
+}
+
+/// Where a certificate is deployed from now on, counted.
+fn set_regions<R: Read>(
+    state: &mut Overlay<'_, R>,
+    certificate: &mut Certificate,
+    regions: Vec<Slug>,
+) {
+    let what = counted_as(certificate.kind);
+    for region in certificate.regions.iter().filter(|r| !regions.contains(r)) {
+        tally(state, &certificate.project, what, region.as_str(), -1);
+    }
+    for region in regions.iter().filter(|r| !certificate.regions.contains(r)) {
+        tally(state, &certificate.project, what, region.as_str(), 1);
+    }
+    certificate.regions = regions;
+}
+
+/// What a certificate of this kind is counted as in a region.
+pub fn counted_as(kind: CertificateKind) -> &'static str {
+    match kind {
+        CertificateKind::Server => count::SERVER,
+        CertificateKind::Ca => count::CA,
+    }
+}
+
+/// A signing request ends; its key stays with those who use it.
+fn end_csr<R: Read>(state: &mut Overlay<'_, R>, project: &Slug, spki: Digest) {
+    let row = key::spki(project, spki);
+    if let Some(name) = state.row::<Slug>(Table::CsrKey, &row) {
+        state.remove(Table::CsrKey, row);
+        state.remove(Table::Csr, key::pair(project, &name));
+        use_key(state, project, spki, -1);
+        tally(state, project, count::CSRS, "", -1);
+    }
+}
+
 /// A certificate that was not deleted.
 fn living<R: Read>(state: &Overlay<'_, R>, id: CertificateId) -> Option<Certificate> {
     state.certificate(id).filter(|c| !c.deleted)
@@ -431,12 +565,43 @@ fn living<R: Read>(state: &Overlay<'_, R>, id: CertificateId) -> Option<Certific
 fn put_claim<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, mut claim: Claim) {
     claim.changed = at.sequence;
     let row = key::pair(&claim.host, &claim.project);
+    let waits = key::pair(&claim.project, &claim.host);
+    // Only what changed is written: most changes of a claim leave its proof alone.
+    let waiting = claim.status == ClaimStatus::Pending;
+    if waiting != state.get(Table::Pending, &waits).is_some() || claim.added == at.sequence {
+        if waiting {
+            state.put(Table::Pending, waits, &claim.added);
+        } else {
+            state.remove(Table::Pending, waits);
+        }
+    }
     state.put(
         Table::ClaimHistory,
         key::at(row.clone(), at.sequence),
         &claim,
     );
     state.put(Table::Claim, row, &claim);
+}
+
+/// Changes a claim by what the system found, which is no revision of it.
+fn amend_claim<R: Read>(
+    state: &mut Overlay<'_, R>,
+    at: &At<'_>,
+    host: &Host,
+    change: impl FnOnce(&mut Overlay<'_, R>, &mut Claim),
+) {
+    if let Some(mut claim) = state.claim(host.as_str(), at.project.as_str()) {
+        change(state, &mut claim);
+        put_claim(state, at, claim);
+    }
+}
+
+/// Nothing is scheduled for a claimant any more.
+fn unschedule<R: Read>(state: &mut Overlay<'_, R>, claim: &mut Claim) {
+    if let Some(until) = claim.moves_at.take() {
+        let row = key::contest(until, claim.host.as_str(), &claim.project);
+        state.remove(Table::Contest, row);
+    }
 }
 
 /// Changes a claim by a user's command; `left` receives the resources that had the host, with the regions.
@@ -495,8 +660,13 @@ fn end_claim<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, host: &Host, stat
         key::below(at.project, host.parent(), host.as_str()),
     );
     if status == ClaimStatus::Released {
+        if claim.status != ClaimStatus::Released {
+            tally(state, at.project, count::DOMAINS, "", -1);
+        }
         state.remove(Table::ProjectClaim, key::pair(at.project, host));
     }
+    unschedule(state, &mut claim);
+    claim.contested = None;
     claim.attached.clear();
     claim.mode = Mode::Auto;
     claim.modes.clear();
@@ -526,8 +696,64 @@ pub fn hosts(facts: &Facts) -> impl Iterator<Item = String> {
         .map(String::from)
 }
 
+/// The stages of the warnings before a version's end: days before it, of a life of 90 days or more.
+const WARNINGS: [i64; 5] = [30, 14, 7, 3, 1];
+const DAY: i64 = 86_400;
+
+/// When the warnings of the end of a version are due, Unix seconds: 30, 14, 7, 3 and 1 days before it, and the same parts of
+/// a life that is shorter than 90 days.
+pub fn warnings(facts: &Facts) -> [i64; 5] {
+    let life = facts.not_after.saturating_sub(facts.not_before).max(0);
+    WARNINGS.map(|days| {
+        let before = if life < 90 * DAY {
+            life * days / 90
+        } else {
+            days * DAY
+        };
+        facts.not_after.saturating_sub(before)
+    })
+}
+
+/// The version whose end is to be warned of: the latest one that is ready.
+fn warned_of(certificate: &Certificate) -> Option<&Version> {
+    if certificate.deleted {
+        return None;
+    }
+    certificate
+        .versions
+        .iter()
+        .rfind(|v| v.status == Status::Ready)
+}
+
+/// Takes away the warning that is due next.
+fn warned<R: Read>(state: &mut Overlay<'_, R>, certificate: &mut Certificate) {
+    if let Some((due, _)) = certificate.warning.take() {
+        state.remove(Table::Warning, key::warning(due, certificate.id));
+    }
+}
+
+/// Plans the next warning. One that is planned for the same version stays, also when its time has passed and the clock has
+/// not come to it yet.
+fn plan_warning<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, certificate: &mut Certificate) {
+    let now = at.time.div_euclid(1_000_000);
+    let next = warned_of(certificate).and_then(|v| {
+        let due = warnings(&v.facts).into_iter().find(|due| *due > now)?;
+        Some((due, v.version))
+    });
+    let planned_for = certificate.warning.map(|(_, version)| version);
+    if planned_for.is_some() && planned_for == warned_of(certificate).map(|v| v.version) {
+        return;
+    }
+    warned(state, certificate);
+    if let Some((due, version)) = next {
+        state.put(Table::Warning, key::warning(due, certificate.id), &version);
+        certificate.warning = next;
+    }
+}
+
 fn put_certificate<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, mut certificate: Certificate) {
     certificate.changed = at.sequence;
+    plan_warning(state, at, &mut certificate);
     let row = key::certificate(certificate.id);
     state.put(
         Table::CertificateHistory,
@@ -551,6 +777,7 @@ fn add_version<R: Read>(
             state.mark(Table::CoverEver, cover);
         }
         use_key(state, &certificate.project, facts.spki, 1);
+        end_csr(state, &certificate.project, facts.spki);
     }
     state.mark(Table::Unverified, key::version(certificate.id, version));
     state.mark(

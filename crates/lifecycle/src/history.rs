@@ -3,7 +3,7 @@
 //! Each change of a claim or a certificate leaves the row as it became under its sequence, so that a question about any
 //! moment reads a handful of rows and replays nothing.
 
-use crate::names::{CertificateId, Host, Slug};
+use crate::names::{CertificateId, Host, ResourceId, Slug};
 use crate::selection::{self, Candidate, Mode};
 use crate::state::{
     Applied, Certificate, Claim, Project, ProjectStatus, Resource, Served, State, key, names_for,
@@ -72,6 +72,15 @@ pub fn ranking_at(state: &impl Read, host: &Host, region: &str, sequence: u64) -
     }
     if served.resource.is_none() || !active {
         ranked.clear();
+    }
+    let resource = served
+        .resource
+        .and_then(|id| resource_at(state, id, sequence));
+    if let Some((changed, resource)) = resource {
+        since = since.max(changed);
+        if resource.demand_public {
+            ranked.retain(|c| c.public);
+        }
     }
     selection::rank(selection::Policy::default(), served.mode, &mut ranked);
     Some(Past {
@@ -164,6 +173,16 @@ fn active_at(state: &impl Read, project: &str, sequence: u64) -> (u64, bool) {
         .map_or((0, false), |(since, project)| {
             (since, project.status == ProjectStatus::Active)
         })
+}
+
+/// A resource as it was after the event of a sequence, and since which event; None if it was deleted by then.
+pub fn resource_at(state: &impl Read, id: ResourceId, sequence: u64) -> Option<(u64, Resource)> {
+    let (project, name) = state.resource_ever(id)?;
+    let row = key::pair(&project, &name);
+    let (since, resource) =
+        as_of::<Option<Resource>>(state, Table::ResourceHistory, row, sequence)?;
+    // The name may have gone to another resource since.
+    Some((since, resource.filter(|resource| resource.id == id)?))
 }
 
 /// A certificate as it was after the event of a sequence, with versions that have left it since.

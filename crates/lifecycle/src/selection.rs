@@ -68,6 +68,8 @@ pub struct Candidate {
     pub fingerprint: Digest,
     /// The leaf's key.
     pub key: KeyKind,
+    /// Whether it is publicly trusted. A resource may demand that; the caller leaves the others out.
+    pub public: bool,
 }
 
 impl Candidate {

@@ -44,6 +44,33 @@ pub struct Project {
     pub status: ProjectStatus,
     /// The sequence at which it was created.
     pub created: u64,
+    /// How many certificates it may have.
+    pub quota: Quota,
+    /// Whether its private keys may be exported.
+    pub export: bool,
+}
+
+/// How many certificates that are not deleted a project may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Of both kinds together.
+    pub certificates: u32,
+    /// Of one kind in one region.
+    pub per_region: u32,
+}
+
+impl Quota {
+    /// The most that an operator can allow.
+    pub const HARD_CAP: u32 = 1_000_000;
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            certificates: 100,
+            per_region: 100,
+        }
+    }
 }
 
 /// Somebody's access to a project.
@@ -130,6 +157,8 @@ pub struct Resource {
     pub keep_host: bool,
     /// Whether an operator allowed a private address.
     pub private_origin: bool,
+    /// Whether only publicly trusted certificates are served for its hosts.
+    pub demand_public: bool,
     /// Raised by users' commands.
     pub revision: u64,
 }
@@ -171,6 +200,12 @@ pub struct Claim {
     pub status: ClaimStatus,
     /// How it was proven.
     pub proof: Option<Proof>,
+    /// The sequence at which it was added. Its token follows from it, so a proof of a former claim is none of this one.
+    pub added: u64,
+    /// Of the holder: another project gave fresh proof, and the host moves then; Unix seconds.
+    pub contested: Option<i64>,
+    /// Of a claimant whose proof was found: it gets the host then; Unix seconds.
+    pub moves_at: Option<i64>,
     /// The resource that it is attached to, by region.
     pub attached: BTreeMap<Slug, ResourceId>,
     /// The mode where no region says otherwise.
@@ -275,6 +310,8 @@ pub struct Certificate {
     pub regions: Vec<Slug>,
     /// Its versions, oldest first.
     pub versions: Vec<Version>,
+    /// When the next warning of the end of which version is due, Unix seconds.
+    pub warning: Option<(i64, u32)>,
     /// Whether it was deleted.
     pub deleted: bool,
     /// Raised by users' commands.
@@ -323,6 +360,7 @@ impl Certificate {
                 not_after: v.facts.not_after,
                 fingerprint: v.facts.fingerprint,
                 key: v.facts.key,
+                public: v.trust == Some(Trust::Public),
             })
     }
 }
@@ -332,6 +370,39 @@ impl Certificate {
 pub struct Key {
     /// How many certificate versions use it.
     pub users: u32,
+}
+
+/// A signing request whose certificate has not come yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Csr {
+    /// The name of the certificate to come.
+    pub name: Slug,
+    /// SHA-256 of the key's SubjectPublicKeyInfo.
+    pub spki: Digest,
+    /// The key.
+    pub key: crate::selection::KeyKind,
+    /// DNS names that are asked for.
+    pub names: Vec<String>,
+    /// SHA-256 of the request's DER.
+    pub request: Digest,
+    /// The sequence at which it was made.
+    pub created: u64,
+}
+
+/// What is counted of a project, as the second part of the keys of [`Table::Count`](crate::store::Table::Count).
+pub mod count {
+    /// Certificates of both kinds that are not deleted.
+    pub const CERTIFICATES: &str = "certificates";
+    /// Server certificates in a region.
+    pub const SERVER: &str = "server";
+    /// CA certificates in a region.
+    pub const CA: &str = "ca";
+    /// Claims that are not released.
+    pub const DOMAINS: &str = "domains";
+    /// Resources.
+    pub const RESOURCES: &str = "resources";
+    /// Signing requests.
+    pub const CSRS: &str = "csrs";
 }
 
 /// Keys of rows, one function for each table.
@@ -372,6 +443,25 @@ pub mod key {
             .number(u64::try_from(not_after).unwrap_or(0))
             .number(id.0)
             .number(version.into())
+            .done()
+    }
+    /// A number of things of a project.
+    pub fn count(project: &Slug, what: &str, region: &str) -> Vec<u8> {
+        RowKey::new().text(project).text(what).text(region).done()
+    }
+    /// A due time and a certificate.
+    pub fn warning(due: i64, id: CertificateId) -> Vec<u8> {
+        RowKey::new()
+            .number(u64::try_from(due).unwrap_or(0))
+            .number(id.0)
+            .done()
+    }
+    /// A due time and the claim that is to take a host over.
+    pub fn contest(until: i64, host: &str, project: &Slug) -> Vec<u8> {
+        RowKey::new()
+            .number(u64::try_from(until).unwrap_or(0))
+            .text(host)
+            .text(project)
             .done()
     }
     /// Who names a SAN.
@@ -442,6 +532,19 @@ pub trait State: Read {
     /// A resource by name.
     fn resource_named(&self, project: &str, name: &str) -> Option<Resource> {
         self.resource(self.row(Table::ResourceName, &key::pair(project, name))?)
+    }
+    /// The project and the name of a resource that is or was.
+    fn resource_ever(&self, id: ResourceId) -> Option<(Slug, Slug)> {
+        self.row(Table::ResourceEver, &key::resource(id))
+    }
+    /// How many of something a project has: see [`count`]. `region` is empty for what is counted over all.
+    fn count(&self, project: &Slug, what: &str, region: &str) -> u32 {
+        self.row(Table::Count, &key::count(project, what, region))
+            .unwrap_or(0)
+    }
+    /// A signing request by name.
+    fn csr(&self, project: &str, name: &str) -> Option<Csr> {
+        self.row(Table::Csr, &key::pair(project, name))
     }
     /// A project's claim of a host.
     fn claim(&self, host: &str, project: &str) -> Option<Claim> {
@@ -553,6 +656,13 @@ pub fn is_served(state: &impl State, resource: ResourceId) -> bool {
         .resource(resource)
         .and_then(|resource| state.project(resource.project.as_str()))
         .is_some_and(|project| project.status == ProjectStatus::Active)
+}
+
+/// Whether only publicly trusted certificates may be served where requests go to this resource.
+pub fn demands_public(state: &impl State, resource: Option<ResourceId>) -> bool {
+    resource
+        .and_then(|id| state.resource(id))
+        .is_some_and(|resource| resource.demand_public)
 }
 
 /// The certificate names that can serve a host: itself, and the wildcard one level above it.

@@ -73,11 +73,25 @@ pub enum Table {
     ProjectHistory = 29,
     /// project, name, sequence → the resource of this name from that sequence on, or none.
     ResourceHistory = 30,
+    /// project, what, region → how many there are: see [`count`](crate::state::count).
+    Count = 31,
+    /// project, name → [`Csr`](crate::state::Csr).
+    Csr = 32,
+    /// project, SPKI → the name of the signing request whose key this is.
+    CsrKey = 33,
+    /// due time, certificate id → the version whose end is to be warned of when it comes.
+    Warning = 34,
+    /// due time, host, project → the sequence at which the claim was added that is to take the host over.
+    Contest = 35,
+    /// project, host → the sequence at which the claim was added: claims that wait for their proof.
+    Pending = 36,
+    /// resource id → its project and its name, for ever.
+    ResourceEver = 37,
 }
 
 impl Table {
     /// All tables, in order.
-    pub const ALL: [Table; 30] = [
+    pub const ALL: [Table; 37] = [
         Table::Control,
         Table::Project,
         Table::Access,
@@ -108,6 +122,13 @@ impl Table {
         Table::EdgeToken,
         Table::ProjectHistory,
         Table::ResourceHistory,
+        Table::Count,
+        Table::Csr,
+        Table::CsrKey,
+        Table::Warning,
+        Table::Contest,
+        Table::Pending,
+        Table::ResourceEver,
     ];
 }
 

@@ -15,7 +15,7 @@ use lifecycle::names::{CertificateId, Digest, Host, ResourceId, Slug};
 use lifecycle::selection::{Candidate, Mode};
 
 /// The format of the feed. An edge refuses a feed of a format that it does not know.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 
 /// The kind of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,8 @@ pub struct Resource {
     pub keep_host: bool,
     /// Whether the origin may be a loopback, link-local or private address. Only an operator can allow it; checked at each connect.
     pub private_origin: bool,
+    /// Whether only publicly trusted certificates are served for its hosts.
+    pub demand_public: bool,
     /// Whether requests are served at all (a suspended project's are not).
     pub served: bool,
 }

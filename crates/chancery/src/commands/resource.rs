@@ -46,6 +46,7 @@ pub(super) async fn run(client: &Client, command: Resource, out: &Out) -> Result
             regions,
             origin,
             keep_host,
+            demand_public,
         } => {
             let body = CreateResource {
                 name: name.clone(),
@@ -53,6 +54,7 @@ pub(super) async fn run(client: &Client, command: Resource, out: &Out) -> Result
                 regions,
                 origin,
                 keep_host,
+                demand_public,
             };
             let answer = client.command(project, "resource.create", &body).await?;
             accepted(out, &answer, format!("resource {name} is created"))
@@ -62,12 +64,18 @@ pub(super) async fn run(client: &Client, command: Resource, out: &Out) -> Result
             regions,
             origin,
             keep_host,
+            demand_public,
             expect,
         } => {
             let regions = (!regions.is_empty()).then_some(regions);
-            if regions.is_none() && origin.is_none() && keep_host.is_none() {
+            if regions.is_none()
+                && origin.is_none()
+                && keep_host.is_none()
+                && demand_public.is_none()
+            {
                 return Err(Failure::Usage(
-                    "nothing to change: give --region, --origin or --keep-host".to_owned(),
+                    "nothing to change: give --region, --origin, --keep-host or --demand-public"
+                        .to_owned(),
                 ));
             }
             let body = ChangeResource {
@@ -75,6 +83,7 @@ pub(super) async fn run(client: &Client, command: Resource, out: &Out) -> Result
                 regions,
                 origin,
                 keep_host,
+                demand_public,
                 expect,
             };
             let answer = client.command(project, "resource.set", &body).await?;

@@ -460,6 +460,7 @@ impl Upstream {
             origin: origin.to_owned(),
             keep_host: false,
             private_origin: true,
+            demand_public: false,
             served: true,
         };
         self.put_resource(&resource);
@@ -533,6 +534,7 @@ impl Upstream {
             not_after: wanted.not_after,
             fingerprint: Digest(fingerprint),
             key: wanted.key,
+            public: true,
         };
         self.put(Key::bundle(wanted.project, &Digest(fingerprint)), &bundle);
         for name in wanted.names {

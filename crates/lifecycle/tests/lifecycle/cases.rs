@@ -555,6 +555,7 @@ fn regions_and_edges() {
 #[test]
 fn resources() {
     let create = || CreateResource {
+        demand_public: false,
         name: slug("web"),
         kind: ResourceKind::Cdn,
         regions: slugs(&["ru", "eu-1"]),
@@ -562,6 +563,7 @@ fn resources() {
         keep_host: true,
     };
     let created = |private_origin| ResourceCreated {
+        demand_public: false,
         id: ResourceId(THEN),
         name: slug("web"),
         kind: ResourceKind::Cdn,
@@ -609,6 +611,7 @@ fn resources() {
         .rejected(Code::Conflict);
 
     let change = || ChangeResource {
+        demand_public: None,
         name: slug("web"),
         regions: None,
         origin: None,
@@ -616,6 +619,7 @@ fn resources() {
         expect: None,
     };
     let changed = || ResourceChanged {
+        demand_public: false,
         id: ResourceId(50),
         name: slug("web"),
         regions: slugs(&["eu-1", "ru-1", "ru-2"]),
@@ -733,6 +737,7 @@ fn resources() {
 #[test]
 fn origins() {
     let create = |origin: &str| CreateResource {
+        demand_public: false,
         name: slug("web"),
         kind: ResourceKind::Cdn,
         regions: slugs(&["ru-1"]),
@@ -1206,6 +1211,7 @@ fn modes() {
         .when(bind("main"))
         .rejected(Code::Expired);
     let revoked = CertificateRevoked {
+        reasons: Vec::new(),
         id: CertificateId(60),
         version: 1,
     };
@@ -1526,6 +1532,7 @@ fn certificates_are_added_and_replaced() {
         ]);
     let mut revoked = live();
     revoked.push(acme(CertificateRevoked {
+        reasons: Vec::new(),
         id: CertificateId(60),
         version: 1,
     }));
@@ -1846,11 +1853,13 @@ fn what_the_system_reports() {
         .rejected(Code::Conflict);
 
     let revoke = || RevokeCertificate {
+        reasons: Vec::new(),
         id: CertificateId(60),
         version: 1,
     };
     let revoked = || {
         acme(CertificateRevoked {
+            reasons: Vec::new(),
             id: CertificateId(60),
             version: 1,
         })
@@ -1914,6 +1923,7 @@ fn rejections_quote_nothing_that_was_given() {
         }
         .into(),
         CreateResource {
+            demand_public: false,
             name: slug(canary),
             kind: ResourceKind::Cdn,
             regions: slugs(&["ru-1"]),

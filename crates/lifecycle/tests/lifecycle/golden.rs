@@ -49,6 +49,17 @@ fn shapes() -> BTreeMap<String, Event> {
         ProjectCreated { project: acme() }.into(),
         ProjectSuspended { project: acme() }.into(),
         ProjectResumed { project: acme() }.into(),
+        ProjectQuotaSet {
+            project: acme(),
+            certificates: 5_000,
+            per_region: 1_000,
+        }
+        .into(),
+        ProjectExportSet {
+            project: acme(),
+            export: false,
+        }
+        .into(),
         ProjectDeleted { project: acme() }.into(),
         AccessCreated {
             project: acme(),
@@ -104,6 +115,7 @@ fn shapes() -> BTreeMap<String, Event> {
         .into(),
         resource(50, "web", ResourceKind::Cdn, &["eu-1", "ru-1"]),
         ResourceChanged {
+            demand_public: false,
             id: ResourceId(50),
             name: slug("web"),
             regions: slugs(&["ru-1"]),
@@ -146,6 +158,19 @@ fn shapes() -> BTreeMap<String, Event> {
             region: None,
         }
         .into(),
+        DomainContested {
+            host: www(),
+            until: 1_800_000_000,
+            proof: Proof::DnsTxt,
+        }
+        .into(),
+        DomainMoveScheduled {
+            host: www(),
+            until: 1_800_000_000,
+            proof: Proof::DnsCname,
+        }
+        .into(),
+        DomainContestLapsed { host: www() }.into(),
         DomainMoved { host: www() }.into(),
         DomainReleased { host: www() }.into(),
         CertificateAdded {
@@ -182,7 +207,46 @@ fn shapes() -> BTreeMap<String, Event> {
         }
         .into(),
         CertificateExpired { id, version: 1 }.into(),
-        CertificateRevoked { id, version: 1 }.into(),
+        CertificateRevoked {
+            reasons: Vec::new(),
+            id,
+            version: 1,
+        }
+        .into(),
+        CertificateExpiring {
+            id,
+            name: slug("main"),
+            version: 2,
+            stage: 1,
+            left: 2_592_000,
+            not_after: 1_800_000_000,
+            regions: slugs(&["ru-1"]),
+            hosts: Vec::new(),
+            more_hosts: false,
+            next: "replace it".into(),
+        }
+        .into(),
+        CertificateExported {
+            id,
+            version: 2,
+            spki: digest(3),
+            recipient: Some(digest(4)),
+            to: None,
+        }
+        .into(),
+        CsrCreated {
+            name: slug("main"),
+            spki: digest(3),
+            key: KeyKind::P256,
+            names: vec!["www.example.com".into()],
+            request: digest(5),
+        }
+        .into(),
+        CsrDiscarded {
+            name: slug("main"),
+            spki: digest(3),
+        }
+        .into(),
         CertificateDeleted {
             id,
             name: slug("main"),
@@ -285,6 +349,89 @@ fn shapes() -> BTreeMap<String, Event> {
                 version: 9,
                 facts: facts(KeyKind::Ed25519),
                 dropped: vec![1, 2],
+            }
+            .into(),
+        ),
+        (
+            "demanding",
+            ResourceCreated {
+                id: ResourceId(53),
+                name: slug("shop"),
+                kind: ResourceKind::Cdn,
+                regions: slugs(&["ru-1"]),
+                origin: "https://origin.example.net/".into(),
+                keep_host: false,
+                private_origin: false,
+                demand_public: true,
+            }
+            .into(),
+        ),
+        (
+            "demanding",
+            ResourceChanged {
+                id: ResourceId(53),
+                name: slug("shop"),
+                regions: slugs(&["ru-1"]),
+                origin: "https://origin.example.net/".into(),
+                keep_host: false,
+                private_origin: false,
+                demand_public: true,
+            }
+            .into(),
+        ),
+        (
+            "dns-txt",
+            DomainProven {
+                host: www(),
+                proof: Proof::DnsTxt,
+            }
+            .into(),
+        ),
+        (
+            "dns-cname",
+            DomainProven {
+                host: www(),
+                proof: Proof::DnsCname,
+            }
+            .into(),
+        ),
+        (
+            "reasons",
+            CertificateRevoked {
+                id,
+                version: 1,
+                reasons: reasons(),
+            }
+            .into(),
+        ),
+        (
+            "hosts",
+            CertificateExpiring {
+                id,
+                name: slug("main"),
+                version: 2,
+                stage: 5,
+                left: 86_400,
+                not_after: 1_800_000_000,
+                regions: slugs(&["ru-1"]),
+                hosts: vec![Runway {
+                    host: www(),
+                    region: region(),
+                    until: 1_800_086_400,
+                }],
+                more_hosts: true,
+                next: "replace it".into(),
+            }
+            .into(),
+        ),
+        (
+            "moved",
+            CertificateExported {
+                id,
+                version: 2,
+                spki: digest(3),
+                recipient: None,
+                to: some(&slug("beta")),
             }
             .into(),
         ),

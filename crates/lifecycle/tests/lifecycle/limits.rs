@@ -176,6 +176,12 @@ fn unverified_versions_are_bounded() {
 #[test]
 fn no_ranking_is_cut_short() {
     let mut world = given(site()).world;
+    let quota = SetQuota {
+        project: slug("acme"),
+        certificates: Some(1_000),
+        per_region: Some(1_000),
+    };
+    world.run(Who::Operator, "platform", quota, NOW).unwrap();
     let add = |number: u64, names: &[&str]| AddCertificate {
         name: slug(&format!("c{number}")),
         kind: CertificateKind::Server,
@@ -320,6 +326,7 @@ fn a_resource_with_many_hosts_can_leave_a_region() {
     world.commit(events, NOW);
     let change = |regions: &[&str]| {
         Command::from(ChangeResource {
+            demand_public: None,
             name: slug("web"),
             regions: Some(slugs(regions)),
             origin: None,

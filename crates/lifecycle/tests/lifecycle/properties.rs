@@ -166,6 +166,7 @@ impl Play {
         let mut play = Self::new();
         for (project, resource) in [("acme", "web"), ("acme", "shop"), ("beta", "web")] {
             let create = CreateResource {
+                demand_public: false,
                 name: slug(resource),
                 kind: ResourceKind::Cdn,
                 regions: slugs(&REGIONS),
@@ -289,6 +290,7 @@ impl Play {
                 user,
                 project,
                 CreateResource {
+                    demand_public: false,
                     name: resource,
                     kind: if step.flag {
                         ResourceKind::Cdn
@@ -309,6 +311,7 @@ impl Play {
                 user,
                 project,
                 ChangeResource {
+                    demand_public: None,
                     name: resource,
                     regions: Some(regions()),
                     origin: None,
@@ -514,7 +517,12 @@ impl Play {
             96 | 97 => (
                 Who::System,
                 "platform",
-                RevokeCertificate { id, version }.into(),
+                RevokeCertificate {
+                    id,
+                    version,
+                    reasons: Vec::new(),
+                }
+                .into(),
             ),
             _ => {
                 let project = OfProject {

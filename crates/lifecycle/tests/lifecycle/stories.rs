@@ -95,7 +95,11 @@ impl Story {
 
     fn revoke(&mut self, name: &str) {
         let (id, version) = self.latest(name);
-        self.ask(RevokeCertificate { id, version });
+        self.ask(RevokeCertificate {
+            id,
+            version,
+            reasons: Vec::new(),
+        });
     }
 
     /// The active one and its fallbacks, as `name/version`.
@@ -208,6 +212,7 @@ fn a_wildcard_covers_one_level_and_one_project() {
                 Who::Operator,
                 project,
                 CreateResource {
+                    demand_public: false,
                     name: slug("all"),
                     kind: ResourceKind::Cdn,
                     regions: slugs(&["ru-1"]),

@@ -363,6 +363,7 @@ pub(crate) fn ready(id: u64, name: &str, regions: &[&str], facts: Facts) -> Vec<
 
 pub(crate) fn resource(id: u64, name: &str, kind: ResourceKind, regions: &[&str]) -> Event {
     ResourceCreated {
+        demand_public: false,
         id: ResourceId(id),
         name: slug(name),
         kind,
