@@ -1,11 +1,14 @@
-//! The audit of the log: that every event has its hash, names the one before it, and that neither
-//! the log nor any scope has a gap.
+//! The audit of the log: that every event has its hash, names the one before it, that neither the log
+//! nor any scope has a gap, and that the Merkle tree is the one over these hashes.
 
 use std::{collections::HashMap, ops::ControlFlow};
 
 use serde::Serialize;
 
-use crate::{Error, Hash, Head, Ledger, leaf_hash};
+use crate::{
+    Error, Hash, Head, Ledger, Snapshot, leaf_hash,
+    tree::{Frontier, TreeHead},
+};
 
 /// How many events are read in one transaction.
 const PAGE: usize = 5_000;
@@ -84,6 +87,24 @@ pub enum Fault {
         /// What the head names.
         head: Head,
     },
+    /// A hash of the tree, of which this is the last event, is not that of the events' stored hashes.
+    Tree {
+        /// The level, from 1.
+        level: u8,
+        /// Its number in the level.
+        index: u64,
+        /// The one stored, if any.
+        stored: Option<Hash>,
+        /// The one that the events' stored hashes give.
+        computed: Hash,
+    },
+    /// The tree up to this event has another root than its hashes give.
+    Root {
+        /// What is stored, or follows from what is stored.
+        stored: TreeHead,
+        /// What the hashes give.
+        computed: Hash,
+    },
 }
 
 /// A fault and where it is.
@@ -132,7 +153,8 @@ impl Report {
 ///
 /// `check` gets each event's sequence and bytes and returns what the event says of itself, or why it
 /// cannot be read. `progress` gets the last sequence done, after every few thousand. The first event
-/// of a part is checked against the stored hash of the one before it.
+/// of a part is checked against the stored hash of the one before it. The tree is computed anew where
+/// `from` is 1, as far as no event is missing; of a part only the root is checked.
 ///
 /// # Errors
 ///
@@ -166,6 +188,7 @@ pub fn verify(
         },
     };
     let mut scope_heads: HashMap<String, u64> = HashMap::new();
+    let mut tree = (from == 1).then(Frontier::new);
     while previous.sequence < to {
         let snapshot = ledger.read()?;
         let mut failure = None;
@@ -185,8 +208,16 @@ pub fn verify(
                     },
                 );
                 chained = false;
+                tree = None;
             }
             let computed = leaf_hash(bytes);
+            // From the stored hash, which was just compared: one changed event is one problem.
+            if let Some(tree) = &mut tree
+                && let Err(error) = grow(&snapshot, tree, stored, &mut report)
+            {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
             if computed != stored {
                 report.add(sequence, Fault::Hash { stored, computed });
             }
@@ -241,6 +272,7 @@ pub fn verify(
     report.head = previous;
     let snapshot = ledger.read()?;
     let head = snapshot.head()?;
+    check_root(&snapshot, tree.as_ref(), head, &mut report)?;
     let named = match head.sequence {
         0 => Some(Hash::ZERO),
         sequence => snapshot.hash(sequence)?,
@@ -251,8 +283,72 @@ pub fn verify(
     Ok(report)
 }
 
+/// Adds a leaf and compares the hashes that this completes with the stored ones.
+fn grow(
+    snapshot: &Snapshot,
+    tree: &mut Frontier,
+    leaf: Hash,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mut completed = Vec::new();
+    tree.push(leaf, |tile| {
+        completed.push((tile.level + 1, tile.index, tile.root))
+    });
+    for (level, index, computed) in completed {
+        let stored = snapshot.tree_hash(level, index)?;
+        if stored != Some(computed) {
+            report.add(
+                tree.size(),
+                Fault::Tree {
+                    level,
+                    index,
+                    stored,
+                    computed,
+                },
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Compares the root that is stored with that of the stored hashes, and these with what was computed.
+fn check_root(
+    snapshot: &Snapshot,
+    computed: Option<&Frontier>,
+    head: Head,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mut compare = |stored: TreeHead, computed: Hash| {
+        if stored.root != computed {
+            report.add(stored.size, Fault::Root { stored, computed });
+        }
+    };
+    let stored = snapshot.tree()?;
+    // Where hashes are missing, that was reported already.
+    match snapshot.tree_root(head.sequence) {
+        Ok(Some(root)) if stored.size == head.sequence => compare(stored, root),
+        Ok(_) => compare(stored, Hash::ZERO),
+        Err(Error::Damaged(_)) => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(computed) = computed.map(Frontier::head) {
+        match snapshot.tree_root(computed.size) {
+            Ok(Some(root)) => compare(
+                TreeHead {
+                    size: computed.size,
+                    root,
+                },
+                computed.root,
+            ),
+            Ok(None) | Err(Error::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn check_scope(
-    snapshot: &crate::Snapshot,
+    snapshot: &Snapshot,
     scope_heads: &mut HashMap<String, u64>,
     sequence: u64,
     claimed: Claimed,

@@ -4,10 +4,12 @@ use std::ops::RangeInclusive;
 
 use redb::TableDefinition;
 
-use crate::{Error, Hash, Head};
+use crate::{Error, Hash, Head, tree::TreeHead};
 
 /// The version of the file format that this release writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The oldest version that it reads. Files of before the current one are brought up to it when they are opened.
+pub(crate) const OLDEST: u32 = 1;
 
 /// The most bytes that one event may have. The publishers' own limit is lower.
 pub const MAX_EVENT: usize = 65_535;
@@ -33,8 +35,12 @@ pub(crate) const OBJECTS: TableDefinition<'static, &'static [u8], &'static [u8]>
 pub(crate) const STATE: TableDefinition<'static, &'static [u8], &'static [u8]> =
     TableDefinition::new("state");
 
+pub(crate) const TREE: TableDefinition<'static, &'static [u8], &'static [u8]> =
+    TableDefinition::new("tree");
+
 pub(crate) const META_FORMAT: &str = "format";
 pub(crate) const META_HEAD: &str = "head";
+pub(crate) const META_TREE: &str = "tree";
 
 /// Refuses what the format has no room for.
 pub(crate) fn checked(
@@ -92,6 +98,46 @@ pub(crate) fn read_head(value: &[u8]) -> Result<Head, Error> {
         sequence: u64::from_le_bytes(*sequence),
         hash: Hash(hash.try_into().map_err(|_| damaged())?),
     })
+}
+
+pub(crate) fn tree_value(head: TreeHead) -> [u8; 40] {
+    head_value(Head {
+        sequence: head.size,
+        hash: head.root,
+    })
+}
+
+pub(crate) fn read_tree(value: &[u8]) -> Result<TreeHead, Error> {
+    let damaged = |_| Error::Damaged("the tree's head has an unknown shape".into());
+    let Head { sequence, hash } = read_head(value).map_err(damaged)?;
+    Ok(TreeHead {
+        size: sequence,
+        root: hash,
+    })
+}
+
+/// The key of hash number `index` of a level of the tree.
+pub(crate) fn tree_key(level: u8, index: u64) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[0] = level;
+    key[1..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// Level and number that a key of the tree names.
+pub(crate) fn tree_row(key: &[u8]) -> Result<(u8, u64), Error> {
+    let parts = || {
+        let (level, index) = key.split_first()?;
+        Some((*level, u64::from_be_bytes(index.try_into().ok()?)))
+    };
+    parts().ok_or_else(|| Error::Damaged("a key of the tree has an unknown shape".into()))
+}
+
+pub(crate) fn read_tree_row(value: &[u8]) -> Result<Hash, Error> {
+    value
+        .try_into()
+        .map(Hash)
+        .map_err(|_| Error::Damaged("a hash of the tree has an unknown shape".into()))
 }
 
 /// Lays out a row of `events`.

@@ -14,10 +14,12 @@ use redb::{Database, DatabaseError, Durability, ReadableDatabase, TableHandle};
 use crate::{
     Error, Head, Snapshot, Writer,
     format::{
-        EVENTS, FORMAT, META, META_FORMAT, META_HEAD, OBJECTS, OUTCOMES, SCOPES, STATE, head_value,
-        read_event, read_head,
+        EVENTS, FORMAT, META, META_FORMAT, META_HEAD, META_TREE, OBJECTS, OLDEST, OUTCOMES, SCOPES,
+        STATE, TREE, head_value, read_event, read_head, tree_value,
     },
     leaf_hash,
+    tree::TreeHead,
+    upgrade,
 };
 
 /// How many of the last events are hashed again when a ledger is opened. What a crash could have
@@ -91,8 +93,10 @@ impl fmt::Debug for Ledger {
 impl Ledger {
     /// Opens the ledger in the file `path`, and creates it if there is none. The folder must exist.
     ///
-    /// The file is locked against every other process. The head must name the last event, and the
-    /// last 1,000 events are hashed again; [`audit::verify`](crate::audit::verify) does the rest.
+    /// The file is locked against every other process. The head must name the last event, the last 1,000
+    /// events are hashed again, and the tree's right edge must give its root;
+    /// [`audit::verify`](crate::audit::verify) does the rest. A file of an older format is brought up to
+    /// the current one first, which takes about a second for a million events.
     ///
     /// # Errors
     ///
@@ -113,9 +117,12 @@ impl Ledger {
     /// Takes over an open database: writes the format into an empty one and checks any other.
     pub(crate) fn from_database(database: Database) -> Result<Self, Error> {
         initialise(&database)?;
-        let head = check(&database)?;
+        let (format, head) = check(&database)?;
+        if format < FORMAT {
+            upgrade::add_tables(&database)?;
+        }
         tracing::debug!(sequence = head.sequence, hash = %head.hash, "ledger open");
-        Ok(Self {
+        let ledger = Self {
             shared: Arc::new(Shared {
                 database,
                 head: Mutex::new(head),
@@ -124,7 +131,32 @@ impl Ledger {
                 listeners: Mutex::new(Vec::new()),
                 next_listener: AtomicU64::new(0),
             }),
-        })
+        };
+        if format < FORMAT {
+            upgrade::grow_tree(&ledger)?;
+        }
+        ledger.check_tree()?;
+        Ok(ledger)
+    }
+
+    /// The tree is that of the head, and its right edge gives its root.
+    fn check_tree(&self) -> Result<(), Error> {
+        let snapshot = self.read()?;
+        let (head, tree) = (snapshot.head()?, snapshot.tree()?);
+        if tree.size != head.sequence {
+            return Err(Error::Damaged(format!(
+                "the tree has {} leaves, the last event is {}",
+                tree.size, head.sequence
+            )));
+        }
+        let root = snapshot.frontier(tree.size)?.root();
+        if root != tree.root {
+            return Err(Error::Damaged(format!(
+                "the tree of {} leaves has the root {root} by its hashes, and names {}",
+                tree.size, tree.root
+            )));
+        }
+        Ok(())
     }
 
     /// The last durable event. Cheap: it is kept in memory, and rises only after the commit.
@@ -275,13 +307,15 @@ fn initialise(database: &Database) -> Result<(), Error> {
             .map_err(Error::storage(during))?;
         meta.insert(META_HEAD, head_value(Head::EMPTY).as_slice())
             .map_err(Error::storage(during))?;
+        meta.insert(META_TREE, tree_value(TreeHead::empty()).as_slice())
+            .map_err(Error::storage(during))?;
         transaction
             .open_table(EVENTS)
             .map_err(Error::storage(during))?;
         transaction
             .open_table(SCOPES)
             .map_err(Error::storage(during))?;
-        for table in [OUTCOMES, OBJECTS, STATE] {
+        for table in [OUTCOMES, OBJECTS, STATE, TREE] {
             transaction
                 .open_table(table)
                 .map_err(Error::storage(during))?;
@@ -290,8 +324,8 @@ fn initialise(database: &Database) -> Result<(), Error> {
     transaction.commit().map_err(Error::storage(during))
 }
 
-/// Checks the version, that the head names the last event, and the hashes of the tail.
-fn check(database: &Database) -> Result<Head, Error> {
+/// Checks the version, that the head names the last event, and the hashes of the tail. Gives version and head.
+fn check(database: &Database) -> Result<(u32, Head), Error> {
     let during = "check the ledger";
     let read = database.begin_read().map_err(Error::storage(during))?;
     let meta = read.open_table(META).map_err(Error::storage(during))?;
@@ -307,6 +341,9 @@ fn check(database: &Database) -> Result<Head, Error> {
             found: format,
             supported: FORMAT,
         });
+    }
+    if format < OLDEST {
+        return Err(Error::NotALedger);
     }
     let head = meta
         .get(META_HEAD)
@@ -345,5 +382,5 @@ fn check(database: &Database) -> Result<Head, Error> {
             head.sequence, head.hash, last.sequence, last.hash
         )));
     }
-    Ok(head)
+    Ok((format, head))
 }

@@ -258,6 +258,14 @@ fn examine(ledger: &Ledger, heads: &[Head], acknowledged: usize) -> Result<usize
         return Err(format!("{report:?}"));
     }
     let read = ledger.read().map_err(|error| error.to_string())?;
+    // The audit above has computed the tree anew up to the head; its own head was written with the events.
+    let tree = read.tree().map_err(|error| error.to_string())?;
+    if tree.size != head.sequence {
+        return Err(format!(
+            "a tree of {} leaves at event {}",
+            tree.size, head.sequence
+        ));
+    }
     let state = read.get(0, b"head").map_err(|error| error.to_string())?;
     let expected = (place > 0).then(|| head.sequence.to_be_bytes().to_vec());
     if state != expected {

@@ -13,7 +13,7 @@ use redb::{
 use crate::{
     Error, Hash, Head, Outcome,
     format::{
-        EVENTS, META, META_HEAD, OBJECTS, OUTCOMES, SCOPES, STATE, after_prefix, name_key,
+        EVENTS, META, META_HEAD, OBJECTS, OUTCOMES, SCOPES, STATE, TREE, after_prefix, name_key,
         read_event, read_head, read_outcome, state_key,
     },
     open::Shared,
@@ -31,12 +31,13 @@ pub type Row = (Vec<u8>, Vec<u8>);
 /// Every method can fail with [`Error::Storage`], and with [`Error::Damaged`] where a row does not
 /// have the shape that was written.
 pub struct Snapshot {
-    transaction: ReadTransaction,
+    pub(crate) transaction: ReadTransaction,
     events: ReadOnlyTable<u64, Bytes>,
     scopes: ReadOnlyTable<Bytes, u64>,
     outcomes: ReadOnlyTable<Bytes, Bytes>,
     objects: ReadOnlyTable<Bytes, Bytes>,
     state: ReadOnlyTable<Bytes, Bytes>,
+    pub(crate) tree: ReadOnlyTable<Bytes, Bytes>,
     /// redb closes under its readers once the database is dropped. Last, so that it goes last.
     _shared: Arc<Shared>,
 }
@@ -84,6 +85,7 @@ impl Snapshot {
             outcomes: bytes(OUTCOMES)?,
             objects: bytes(OBJECTS)?,
             state: bytes(STATE)?,
+            tree: bytes(TREE)?,
             transaction,
             _shared: Arc::clone(shared),
         })

@@ -12,12 +12,13 @@ use redb::WriteTransaction;
 use crate::{
     Error, Hash, Head, Snapshot, faults,
     format::{
-        EVENTS, MAX_EVENT, MAX_KEY, MAX_NAME, MAX_OBJECT, MAX_ROW, META, META_HEAD, OBJECTS,
-        OUTCOMES, SCOPES, STATE, checked, event_value, head_value, name_key, outcome_value,
-        state_key,
+        EVENTS, MAX_EVENT, MAX_KEY, MAX_NAME, MAX_OBJECT, MAX_ROW, META, META_HEAD, META_TREE,
+        OBJECTS, OUTCOMES, SCOPES, STATE, TREE, checked, event_value, head_value, name_key,
+        outcome_value, state_key, tree_key, tree_value,
     },
     leaf_hash,
     open::Shared,
+    tree::Frontier,
 };
 
 /// How many scopes' heads the writer remembers; beyond that it forgets them and looks them up again.
@@ -121,6 +122,8 @@ pub struct Writer {
     unsynced: bool,
     scope_heads: HashMap<String, u64>,
     hashes: Vec<Hash>,
+    /// The right edge of the tree over all events up to the head.
+    tree: Frontier,
     key: Vec<u8>,
     value: Vec<u8>,
 }
@@ -151,11 +154,14 @@ impl Writer {
             unsynced: false,
             scope_heads: HashMap::new(),
             hashes: Vec::new(),
+            tree: Frontier::new(),
             key: Vec::new(),
             value: Vec::new(),
         };
         // A writer that was dropped before its flush left a head that nobody was told of.
-        writer.head = Snapshot::new(&writer.shared)?.head()?;
+        let snapshot = Snapshot::new(&writer.shared)?;
+        writer.head = snapshot.head()?;
+        writer.tree = snapshot.frontier(writer.head.sequence)?;
         writer.unsynced = writer.head != writer.shared.head();
         Ok(writer)
     }
@@ -385,6 +391,7 @@ impl Writer {
             return Err(refused);
         }
         self.write_records(&transaction, batch)?;
+        self.write_tree(&transaction)?;
         self.write_objects(&transaction, batch)?;
         self.write_changes(&transaction, batch)?;
         faults::point("ledger-before-commit");
@@ -493,6 +500,37 @@ impl Writer {
             }
             end.close().map_err(Error::storage(during))?;
         }
+        Ok(())
+    }
+
+    /// Grows the tree by the leaf hashes of the batch. What fails from here on poisons the writer, so its tree need not be
+    /// taken back.
+    fn write_tree(&mut self, transaction: &WriteTransaction) -> Result<(), Error> {
+        if self.hashes.is_empty() {
+            return Ok(());
+        }
+        let during = "write the tree";
+        let mut rows: Vec<([u8; 9], Hash)> = Vec::new();
+        for hash in &self.hashes {
+            self.tree.push(*hash, |tile| {
+                rows.push((tree_key(tile.level + 1, tile.index), tile.root));
+            });
+        }
+        if !rows.is_empty() {
+            let mut table = transaction
+                .open_table(TREE)
+                .map_err(Error::storage(during))?;
+            for (key, hash) in rows {
+                table
+                    .insert(key.as_slice(), hash.0.as_slice())
+                    .map_err(Error::storage(during))?;
+            }
+        }
+        let mut meta = transaction
+            .open_table(META)
+            .map_err(Error::storage(during))?;
+        meta.insert(META_TREE, tree_value(self.tree.head()).as_slice())
+            .map_err(Error::storage(during))?;
         Ok(())
     }
 

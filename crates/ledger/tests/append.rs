@@ -10,7 +10,7 @@ use std::{
 };
 
 use ledger::{
-    Batch, Change, Durability, Error, Hash, Head, Ledger, Options, Outcome, Record,
+    Batch, Change, Durability, Error, FORMAT, Hash, Head, Ledger, Options, Outcome, Record,
     audit::{self, Claimed, Fault},
     leaf_hash,
 };
@@ -592,15 +592,12 @@ fn a_file_that_was_tampered_with_is_refused_or_reported() {
     let path = filled("newer");
     spoil(&path, &|transaction| {
         let mut meta = transaction.open_table(META).unwrap();
-        meta.insert("format", 2u32.to_le_bytes().as_slice())
+        meta.insert("format", (FORMAT + 1).to_le_bytes().as_slice())
             .unwrap();
     });
     assert!(matches!(
         Ledger::open(&path, &Options::default()),
-        Err(Error::NewerFormat {
-            found: 2,
-            supported: 1
-        })
+        Err(Error::NewerFormat { found, supported: FORMAT }) if found == FORMAT + 1
     ));
 
     let path = folder.path().join("foreign");
