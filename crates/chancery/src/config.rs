@@ -98,6 +98,8 @@ pub struct Control {
     pub generation: u64,
     /// For rehearsals: how long each verification takes at least, milliseconds.
     pub verify_delay_ms: u64,
+    /// Where and how revocation is looked up.
+    pub revocation: Revocation,
 }
 
 impl Default for Control {
@@ -112,7 +114,69 @@ impl Default for Control {
             regions: Vec::new(),
             generation: 1,
             verify_delay_ms: 0,
+            revocation: Revocation::default(),
         }
+    }
+}
+
+/// `[control.revocation]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Revocation {
+    /// Whether OCSP responders and CRLs are asked whether certificates were revoked.
+    pub enabled: bool,
+    /// The proxy by which they are asked, `http://host:port`; directly unless told.
+    pub proxy: Option<String>,
+    /// What may be asked although it is not public: addresses, networks such as `10.0.0.0/8`, host names; any port of it.
+    /// Whoever uploads a certificate chooses what is asked, so allow only what every tenant may reach.
+    pub allow: Vec<String>,
+    /// How often each certificate is looked up, hours.
+    pub every_hours: u32,
+    /// For rehearsals: how often, in seconds, instead.
+    pub every_seconds: Option<u32>,
+}
+
+impl Default for Revocation {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            proxy: None,
+            allow: Vec::new(),
+            every_hours: 24,
+            every_seconds: None,
+        }
+    }
+}
+
+impl Revocation {
+    /// As the control plane takes it.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn settings(&self) -> anyhow::Result<control::revocation::Settings> {
+        let proxy = self.proxy.as_ref().map(|text| text.parse()).transpose();
+        let allow = self
+            .allow
+            .iter()
+            .map(|text| {
+                text.parse()
+                    .with_context(|| format!("control.revocation.allow: {text}"))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let every = match self.every_seconds {
+            Some(seconds) => u64::from(seconds),
+            None => u64::from(self.every_hours) * 3_600,
+        };
+        ensure!(
+            every > 0,
+            "control.revocation.every_hours must be at least 1"
+        );
+        Ok(control::revocation::Settings {
+            enabled: self.enabled,
+            proxy: proxy.context("control.revocation.proxy")?,
+            allow,
+            every: std::time::Duration::from_secs(every),
+        })
     }
 }
 
@@ -242,6 +306,7 @@ impl Config {
             self.control.command_burst > 0,
             "control.command_burst must be at least 1"
         );
+        self.control.revocation.settings()?;
         for (i, edge) in self.edges.iter().enumerate() {
             for other in &self.edges[..i] {
                 if (&edge.region, &edge.name) == (&other.region, &other.name) {
@@ -346,6 +411,18 @@ mod tests {
             (
                 "state = 's'\nroles = ['nats']\n[control]\ncommand_burst = 0",
                 "command_burst",
+            ),
+            (
+                "state = 's'\nroles = ['nats']\n[control.revocation]\nproxy = 'socks5://p:1'",
+                "http://host:port",
+            ),
+            (
+                "state = 's'\nroles = ['nats']\n[control.revocation]\nallow = ['10.0.0.0/99']",
+                "10.0.0.0/99",
+            ),
+            (
+                "state = 's'\nroles = ['nats']\n[control.revocation]\nevery_hours = 0",
+                "every_hours",
             ),
             (
                 "state = 's'\nroles = ['nats']\n[control]\nregions = ['A B']",

@@ -158,6 +158,7 @@ fn control_config(config: &Config, state: &Path) -> anyhow::Result<control::Conf
             burst: f64::from(config.control.command_burst),
         },
         verify_delay: Duration::from_millis(config.control.verify_delay_ms),
+        revocation: config.control.revocation.settings()?,
         generation: config.control.generation,
         node: "control-1".to_owned(),
         regions,

@@ -5,9 +5,11 @@
 //! * [`tables`]: the ledger's rows as the domain reads them
 //! * [`vault`]: sealed private keys; [`custodian`]: their end; [`access`]: who may connect
 //! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
+//! * [`revocation`]: whether CAs have taken back what is served
 //! * [`checks`]: what was last found in the world, kept beside the ledger
 //! * [`distribution`], [`feed`]: what the edges of a region need
 //! * [`views`]: what people ask
+//! * [`upgrade`]: rows that another release wrote
 //! * [`rate`], [`turns`]: how much of all this one project may take
 //!
 //! [`Control::start`] puts them together in one process.
@@ -24,9 +26,11 @@ pub mod ingestion;
 pub mod queue;
 pub mod rate;
 pub mod registrar;
+pub mod revocation;
 pub mod start;
 pub mod tables;
 pub mod turns;
+pub mod upgrade;
 pub mod vault;
 pub mod verifier;
 pub mod views;

@@ -17,6 +17,7 @@ use lifecycle::state::State;
 use wire::answer::Answer;
 
 use crate::access::{self, Access};
+use crate::checks::{self, Checks};
 use crate::clock::Clock;
 use crate::custodian::Custodian;
 use crate::distribution::{Distribution, Edges, Shared, Wake};
@@ -24,6 +25,7 @@ use crate::front::Front;
 use crate::ingestion::Ingestion;
 use crate::rate::{Buckets, Rate};
 use crate::registrar::{Ask, Genesis, Observed, Registrar};
+use crate::revocation::{self, Revocation};
 use crate::tables::Tables;
 use crate::turns::Turns;
 use crate::vault::{self, Core, Vault};
@@ -58,6 +60,8 @@ pub struct Config {
     pub rate: Rate,
     /// For rehearsals: how long each verification takes at least.
     pub verify_delay: Duration,
+    /// How revocation is looked up.
+    pub revocation: revocation::Settings,
     /// The generation of the regions' feeds: to be raised by one after a restore of an older log, so that edges take a whole
     /// snapshot instead of going on from a history that is no more.
     pub generation: u64,
@@ -94,6 +98,12 @@ pub enum Error {
     /// The ledger's file.
     #[error("the ledger: {0}")]
     Ledger(#[from] ledger::Error),
+    /// The ledger's rows, which were written by another release.
+    #[error("the ledger: {0}")]
+    Upgrade(#[from] crate::upgrade::Error),
+    /// The file of check results.
+    #[error(transparent)]
+    Checks(#[from] checks::Error),
     /// The registrar.
     #[error("the registrar: {0}")]
     Registrar(#[from] crate::registrar::StartError),
@@ -271,8 +281,8 @@ impl Control {
         }));
 
         let ledger_path = config.state.join("ledger.redb");
-        let ledger =
-            blocking(move || Ledger::open(ledger_path, &ledger::Options::default())).await??;
+        let scratch = config.state.join("scratch");
+        let ledger = blocking(move || crate::upgrade::open(&ledger_path, &scratch)).await??;
         let genesis = Genesis {
             signer: signer_public,
             platform_domain: config.platform_domain.clone(),
@@ -325,10 +335,21 @@ impl Control {
             generation: config.generation,
             edges: Arc::clone(&edges),
         });
+        let checks_path = config.state.join("checks.redb");
+        let checks = blocking(move || Checks::open(&checks_path)).await??;
+        let revocation = Revocation::start(
+            config.revocation.clone(),
+            checks.clone(),
+            ledger.clone(),
+            registrar.clone(),
+            config.roots.clone(),
+            runtime.clone(),
+        );
         let verifier = Verifier::spawn(
             ledger.clone(),
             registrar.clone(),
             config.roots.clone(),
+            revocation,
             config.verify_delay,
             runtime.clone(),
         );
@@ -376,6 +397,7 @@ impl Control {
             clock: clock_stopped,
             door: Arc::clone(&door_seen),
             scratch: config.state.join("scratch"),
+            checks,
             rebuilding: tokio::sync::Mutex::new(()),
         });
         let control_regions = config.regions.clone();

@@ -1,7 +1,8 @@
 //! The verifier: looks at what came in with the world's eyes, and tells the registrar what it found.
 //!
-//! Here that is trust: which roots a chain leads to. What it owes stands in the table of unverified versions, so a restart
-//! or a lost wake-up loses nothing, and its command's id follows from the version, so that a verdict is given once.
+//! That is trust, which roots a chain leads to, and whether its CA has taken it back ([`revocation`](crate::revocation)).
+//! What it owes stands in the table of unverified versions, so a restart or a lost wake-up loses nothing, and its command's
+//! id follows from the version, so that a verdict is given once.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,7 @@ use lifecycle::store::{Parts, Read, Table};
 use crate::chain::{Known, judge_trust};
 use crate::distribution::Wake;
 use crate::registrar::{Ask, Registrar};
+use crate::revocation::{self, Revocation};
 use crate::tables::{Tables, fatal};
 
 /// Verifications at once.
@@ -32,6 +34,7 @@ pub struct Verifier {
     ledger: ledger::Ledger,
     registrar: Addr<Registrar>,
     roots: Arc<Vec<CertificateDer<'static>>>,
+    revocation: Arc<Revocation>,
     /// For rehearsals: how long each verification takes at least.
     delay: Duration,
     working: Arc<Mutex<HashSet<(CertificateId, u32)>>>,
@@ -45,6 +48,7 @@ impl Verifier {
         ledger: ledger::Ledger,
         registrar: Addr<Registrar>,
         roots: Vec<CertificateDer<'static>>,
+        revocation: Arc<Revocation>,
         delay: Duration,
         runtime: tokio::runtime::Handle,
     ) -> Addr<Verifier> {
@@ -54,6 +58,7 @@ impl Verifier {
                 ledger,
                 registrar,
                 roots: Arc::new(roots),
+                revocation,
                 delay,
                 working: Arc::default(),
                 at_once: Arc::new(tokio::sync::Semaphore::new(AT_ONCE)),
@@ -89,12 +94,24 @@ impl Verifier {
                 self.delay,
             );
             let (working, runtime) = (Arc::clone(&self.working), self.runtime.clone());
+            let revocation = Arc::clone(&self.revocation);
             self.runtime.spawn(async move {
                 tokio::time::sleep(delay).await;
+                let looks = revocation.enabled();
                 let judged = runtime
-                    .spawn_blocking(move || judge(&ledger, id, version, &roots))
+                    .spawn_blocking(move || judge(&ledger, id, version, &roots, looks))
                     .await;
-                if let Ok(Some(verdict)) = judged {
+                // Whoever waits for a CA's answer works no more, and lets others work.
+                drop(permit);
+                if let Ok(Some((verdict, job))) = judged {
+                    let revoked = match job {
+                        Some(job) => revocation.came_in(job).await,
+                        None => None,
+                    };
+                    let verdict = match revoked {
+                        Some(reasons) => verdict.and(Err(reasons)),
+                        None => verdict,
+                    };
                     let command = VerifyCertificate {
                         id,
                         version,
@@ -109,19 +126,21 @@ impl Verifier {
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
                     .remove(&(id, version));
-                drop(permit);
             });
         }
     }
 }
 
-/// Judges one version as the world sees it now.
+type Verdict = Result<Trust, Vec<Reason>>;
+
+/// Judges one version as the world sees it now. If it is trusted and points anywhere, its revocation is to be looked up.
 fn judge(
     ledger: &ledger::Ledger,
     id: CertificateId,
     version: u32,
     roots: &[CertificateDer<'static>],
-) -> Option<Result<Trust, Vec<Reason>>> {
+    looks: bool,
+) -> Option<(Verdict, Option<revocation::Job>)> {
     let tables = Tables::of(ledger);
     let certificate = tables.certificate(id)?;
     let version = certificate.version(version)?;
@@ -130,11 +149,12 @@ fn judge(
         match tables.0.object(&hash.0) {
             Ok(Some(der)) => chain.push(CertificateDer::from(der)),
             Ok(None) => {
-                return Some(Err(vec![Reason::new(
+                let reason = Reason::new(
                     Code::NoCertificate,
                     "a certificate of the chain is missing from the content store",
                     "add the certificate again",
-                )]));
+                );
+                return Some((Err(vec![reason]), None));
             }
             Err(error) => fatal("the ledger cannot be read", &error),
         }
@@ -142,7 +162,7 @@ fn judge(
     drop(tables);
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     if certificate.kind == CertificateKind::Ca {
-        return Some(Ok(Trust::Private));
+        return Some((Ok(Trust::Private), None));
     }
     // A version whose end comes while it waits is ready and expired, not in error.
     let at = now.clamp(
@@ -158,7 +178,12 @@ fn judge(
         }
         judged => judged,
     };
-    Some(judged.map(|path| path.trust).map_err(|reason| vec![reason]))
+    let verdict = judged.map(|path| path.trust).map_err(|reason| vec![reason]);
+    let job = verdict.as_ref().ok().filter(|_| looks).and_then(|trust| {
+        let more = || revocation::others(ledger, certificate.project.as_str());
+        revocation::Job::of(&certificate, version, &chain, *trust, roots, more)
+    });
+    Some((verdict, job))
 }
 
 impl Actor for Verifier {

@@ -21,6 +21,7 @@ use wire::answer::Problem;
 use wire::envelope::{Position, micros, rfc3339, rfc3339_micros};
 use wire::request::{EventsQuery, HostQuery, ListQuery, OutcomeQuery, parse_query};
 
+use crate::checks::Checks;
 use crate::distribution::{Edges, Live};
 use crate::ingestion::Ingestion;
 use crate::registrar::{Observed, answer_of};
@@ -55,6 +56,8 @@ pub struct Views {
     pub door: Arc<std::sync::OnceLock<bus::door::Door>>,
     /// Where a rebuild may put its files.
     pub scratch: std::path::PathBuf,
+    /// What was last found in the world.
+    pub checks: Checks,
     /// One rebuild at a time.
     pub rebuilding: tokio::sync::Mutex<()>,
 }
@@ -202,6 +205,9 @@ impl Views {
             Status::Ready => "standby",
             status => status.as_str(),
         };
+        let (revocation, warnings) = latest
+            .map(|v| crate::revocation::shown(&self.checks, tables, certificate, v))
+            .unwrap_or_default();
         json!({
             "name": certificate.name,
             "id": certificate.id,
@@ -213,6 +219,8 @@ impl Views {
             "not_before": latest.map(|v| rfc3339(v.facts.not_before)),
             "not_after": latest.map(|v| rfc3339(v.facts.not_after)),
             "trust": latest.and_then(|v| v.trust),
+            "revocation": revocation,
+            "warnings": warnings,
             "fingerprint": latest.map(|v| v.facts.fingerprint),
             "key": latest.map(|v| v.facts.key),
             "regions": certificate.regions,
