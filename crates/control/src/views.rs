@@ -1,6 +1,8 @@
 //! Views: what people and programs ask. Every answer comes from the tables in one short read transaction, and from what the
 //! edges last reported.
 
+pub(crate) mod projects;
+
 use std::sync::{Arc, Mutex};
 
 use serde_json::value::RawValue;
@@ -38,6 +40,8 @@ const HOSTS_MIN: usize = 300;
 /// Roles that are listed for one certificate, alone and in a list.
 const ROLES: (usize, usize) = (1_000, 20);
 
+mod backup;
+
 type Answered = Result<Value, Problem>;
 
 /// What the views read.
@@ -54,6 +58,8 @@ pub struct Views {
     pub clock: Arc<Mutex<Option<String>>>,
     /// The door.
     pub door: Arc<std::sync::OnceLock<bus::door::Door>>,
+    /// The generation of the regions' feeds.
+    pub generation: u64,
     /// Where a rebuild may put its files.
     pub scratch: std::path::PathBuf,
     /// What was last found in the world.
@@ -115,6 +121,16 @@ impl Views {
                     "",
                 ));
             }
+            Some(access)
+                if wire::subject::EXACT_VIEWS.contains(&view)
+                    && !backup::allowed_exactly(&access.rights, view) =>
+            {
+                return Err(Problem::new(
+                    Code::Unauthorized,
+                    format!("this needs all of an operator's rights, or the right query.{view} by its name"),
+                    format!("`chancery access create NAME --project platform --right query.{view} --out FILE`"),
+                ));
+            }
             Some(_) if asker.operator || asker.project == *project => {}
             _ => {
                 return Err(Problem::new(
@@ -133,6 +149,9 @@ impl Views {
             "fallbacks" => self.serving(project, &parse_query(body)?, false),
             "domains" => self.domains(project, &parse_query(body)?),
             "resources" => self.resources(project, &parse_query(body)?),
+            "quotas" => self.quotas(project),
+            "usage" => self.usage(project),
+            "csrs" => self.csrs(project, &parse_query(body)?),
             "regions" => self.regions(),
             "host" => self.host(project, asker, &parse_query(body)?),
             "outcome" => return self.outcome(project, &parse_query(body)?),
@@ -144,6 +163,7 @@ impl Views {
             "edges" => self.all_edges(&parse_query(body)?),
             "status" => self.status(),
             "rebuild" => self.rebuild().await,
+            "backup" => return self.backup(&parse_query(body)?).await,
             _ => Err(not_found("view")),
         }?;
         Ok(serde_json::to_vec(&value).unwrap_or_default())
@@ -728,38 +748,6 @@ impl Views {
 
     // ---- the operator's
 
-    fn projects(&self, query: &ListQuery) -> Answered {
-        let tables = Tables::of(&self.ledger);
-        let after = query.after.as_ref().map(key::text);
-        let prefix = query.name.as_ref().map(key::text).unwrap_or_default();
-        let page = tables.scan(
-            Table::Project,
-            &prefix,
-            after.as_deref(),
-            limit(query.limit),
-        );
-        let projects: Vec<Value> = page
-            .iter()
-            .map(|(row, value)| {
-                let project: state::Project = decode(value);
-                let status = match project.status {
-                    state::ProjectStatus::Active => "active",
-                    state::ProjectStatus::Suspended => "suspended",
-                    state::ProjectStatus::Deleted => "deleted",
-                };
-                json!({"project": Parts::of(row).text(), "status": status, "created": self.cause(&tables, project.created)["time"]})
-            })
-            .collect();
-        if query.name.is_some() && projects.is_empty() {
-            return Err(not_found("project"));
-        }
-        let next = page
-            .last()
-            .filter(|_| page.len() >= limit(query.limit))
-            .map(|(row, _)| Parts::of(row).text().to_owned());
-        Ok(json!({"projects": projects, "next": next}))
-    }
-
     fn access(&self, query: &ListQuery) -> Answered {
         let tables = Tables::of(&self.ledger);
         let prefix = query.of.as_ref().map(key::text).unwrap_or_default();
@@ -1145,7 +1133,7 @@ fn show_resource(resource: &Resource, platform: &str) -> Value {
         .collect();
     json!({
         "name": resource.name, "id": resource.id, "kind": resource.kind, "regions": resource.regions, "origin": resource.origin,
-        "keep_host": resource.keep_host, "private_origin": resource.private_origin, "endpoints": endpoints, "revision": resource.revision,
+        "keep_host": resource.keep_host, "demand_public": resource.demand_public, "private_origin": resource.private_origin, "endpoints": endpoints, "revision": resource.revision,
     })
 }
 
