@@ -7,8 +7,15 @@
 //! * [`examine`]: from a chain to its facts, or all the reasons why it cannot be served
 //! * [`judge_trust`]: whom a chain leads to, and what has to be served with the leaf
 
+mod certificate;
+mod constraints;
 mod examine;
-mod pem;
+pub mod offline;
+mod path;
+pub mod pem;
+pub mod pkcs7;
+mod profile;
+pub mod repair;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -16,7 +23,7 @@ mod trust;
 pub use examine::{Examined, examine};
 pub use trust::{Known, Path, judge_trust};
 
-use keyring::PrivateKey;
+use keyring::{PrivateKey, der};
 use lifecycle::event::CertificateKind;
 use lifecycle::rejection::{Code, Reason};
 use rustls_pki_types::CertificateDer;
@@ -38,7 +45,8 @@ const KEY_HINT: &str = "Pass the private key in a file of its own: chancery cert
 
 /// Reads the PEM text of a chain: the certificates in the order of the text, at least one.
 ///
-/// CRLF, blank lines and text outside of the blocks are tolerated, everything else is strict.
+/// What [`pem`] passes over is passed over, PKCS#7 bundles are taken to pieces, and blocks of known other kinds, such as a
+/// signing request, may stand beside certificates.
 ///
 /// # Errors
 /// One of `too_large`, `not_pem`, `no_certificate`, `pem_malformed`, `key_unexpected`, `dh_parameters_present`.
@@ -46,12 +54,36 @@ pub fn read_chain(
     text: &[u8],
     kind: CertificateKind,
 ) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    read_upload(text, kind).map(|upload| upload.chain)
+}
+
+/// What a text held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// The certificates, in the order of the text.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whether text or blocks of other kinds stood beside them.
+    pub text_beside: bool,
+}
+
+/// As [`read_chain`], and says whether anything was passed over.
+///
+/// # Errors
+/// Those of [`read_chain`].
+pub fn read_upload(text: &[u8], kind: CertificateKind) -> Result<Upload, Reason> {
     let mut chain: Vec<CertificateDer<'static>> = Vec::new();
-    let mut request = false;
-    for block in pem::blocks(text)? {
+    let mut blocks = pem::blocks(text)?;
+    let mut other = None;
+    for block in &mut blocks {
         let block = block?;
         match block.label {
-            "CERTIFICATE" | "X509 CERTIFICATE" => {
+            "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
+                let body = block.decode()?;
+                // OpenSSL's trusted form has its own remarks behind the certificate.
+                let body = match block.label {
+                    "TRUSTED CERTIFICATE" => der::Reader::new(&body).whole().unwrap_or_default(),
+                    _ => &body,
+                };
                 let number = chain.len() + 1;
                 if number > MAX_CERTIFICATES {
                     return Err(Reason::new(
@@ -60,7 +92,7 @@ pub fn read_chain(
                         CHAIN_HINT,
                     ));
                 }
-                if block.body.len() > MAX_CERTIFICATE {
+                if body.len() > MAX_CERTIFICATE {
                     return Err(Reason::new(
                         Code::TooLarge,
                         format!(
@@ -69,7 +101,7 @@ pub fn read_chain(
                         "",
                     ));
                 }
-                chain.push(CertificateDer::from(block.body.to_vec()));
+                chain.push(CertificateDer::from(body.to_vec()));
             }
             label if label.ends_with("PRIVATE KEY") => {
                 return Err(match kind {
@@ -86,14 +118,17 @@ pub fn read_chain(
                 });
             }
             "DH PARAMETERS" | "X9.42 DH PARAMETERS" => return Err(dh_parameters()),
-            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" | "PKCS7" | "CMS" => request = true,
-            "TRUSTED CERTIFICATE" => {
-                return Err(Reason::new(
-                    Code::PemMalformed,
-                    "The file holds a certificate in the trusted form of OpenSSL.",
-                    "Write it in the common form: openssl x509 -in FILE -out chain.pem",
-                ));
+            "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => {
+                chain.extend(pkcs7::certificates(&block.decode()?)?);
+                if chain.len() > MAX_CERTIFICATES {
+                    return Err(Reason::new(
+                        Code::TooLarge,
+                        format!("The file holds more than {MAX_CERTIFICATES} certificates."),
+                        CHAIN_HINT,
+                    ));
+                }
             }
+            label if pem::other(label).is_some() => other = other.or(pem::other(label)),
             _ => {
                 return Err(Reason::new(
                     Code::PemMalformed,
@@ -107,21 +142,14 @@ pub fn read_chain(
         }
     }
     if chain.is_empty() {
-        return Err(if request {
-            Reason::new(
-                Code::NoCertificate,
-                "The file holds a signing request or a PKCS#7 bundle, but no certificate.",
-                "Pass what the CA sent back; a bundle is unpacked by: openssl pkcs7 -in FILE -print_certs -out chain.pem",
-            )
-        } else {
-            Reason::new(
-                Code::NoCertificate,
-                "The file holds no certificate.",
-                CHAIN_HINT,
-            )
-        });
+        let (code, message, hint) =
+            other.unwrap_or((Code::NoCertificate, "The file holds no certificate.", CHAIN_HINT));
+        return Err(Reason::new(code, message, hint));
     }
-    Ok(chain)
+    Ok(Upload {
+        chain,
+        text_beside: blocks.text_beside() || other.is_some(),
+    })
 }
 
 /// Reads the PEM text of a private key. Certificates and curve parameters beside it are passed over.
@@ -138,10 +166,10 @@ pub fn read_key(text: &[u8]) -> Result<PrivateKey, Reason> {
         let block = block?;
         match block.label {
             label if label.ends_with("PRIVATE KEY") => {
-                if block.encrypted {
+                if block.encrypted.is_some() {
                     return Err(key_reason(&keyring::KeyError::Encrypted));
                 }
-                let read = PrivateKey::from_pem(label, &block.body).map_err(|e| key_reason(&e))?;
+                let read = PrivateKey::from_pem(label, &block.decode()?).map_err(|e| key_reason(&e))?;
                 if key.replace(read).is_some() {
                     return Err(Reason::new(
                         Code::KeyUnexpected,

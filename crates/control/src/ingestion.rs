@@ -83,6 +83,7 @@ struct Brought {
     facts: Facts,
     objects: Vec<([u8; 32], Vec<u8>)>,
     key: Option<PrivateKey>,
+    repairs: Vec<chain::repair::Repair>,
 }
 
 impl Ingestion {
@@ -179,7 +180,7 @@ impl Ingestion {
                 };
                 let digest = digest(&project, &noun, &verb, &fields, Some(&brought.facts));
                 if let Some(answer) = self.decided(&project, id, digest) {
-                    return Ok(answer);
+                    return Ok(with_repairs(answer, &brought.repairs));
                 }
                 self.keep(&project, &mut brought).await.map_err(with_id)?;
                 let command = AddCertificate {
@@ -189,8 +190,10 @@ impl Ingestion {
                     standby: add.standby,
                     facts: brought.facts,
                 };
-                self.settle(ask(digest, command.into(), brought.objects), queued)
-                    .await
+                let answer = self
+                    .settle(ask(digest, command.into(), brought.objects), queued)
+                    .await;
+                with_repairs(answer, &brought.repairs)
             }
             Asked::Replace(replace) => {
                 let kind = Tables::of(&self.ledger)
@@ -208,7 +211,7 @@ impl Ingestion {
                 };
                 let digest = digest(&project, &noun, &verb, &fields, Some(&brought.facts));
                 if let Some(answer) = self.decided(&project, id, digest) {
-                    return Ok(answer);
+                    return Ok(with_repairs(answer, &brought.repairs));
                 }
                 self.keep(&project, &mut brought).await.map_err(with_id)?;
                 let command = ReplaceCertificate {
@@ -216,8 +219,10 @@ impl Ingestion {
                     facts: brought.facts,
                     expect: replace.expect,
                 };
-                self.settle(ask(digest, command.into(), brought.objects), queued)
-                    .await
+                let answer = self
+                    .settle(ask(digest, command.into(), brought.objects), queued)
+                    .await;
+                with_repairs(answer, &brought.repairs)
             }
             Asked::Csr(_) | Asked::Export(_) | Asked::Move(_) | Asked::Check(_) => {
                 return refuse(
@@ -415,7 +420,7 @@ impl Ingestion {
         let ledger = self.ledger.clone();
         let owner = project.as_str().to_owned();
         // Opening the key is as much work as all the rest of it.
-        let (examined, key) = tokio::task::spawn_blocking(move || {
+        let (examined, repairs, key) = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let opened = sealed
                 .map(|sealed| {
@@ -433,24 +438,13 @@ impl Ingestion {
                 ))
             })?;
             let spki = key.as_ref().map(PrivateKey::spki_sha256);
-            let examined = chain::read_chain(text.as_bytes(), kind)
-                .map_err(|reason| vec![reason])
-                .and_then(|chain| {
-                    let examine = |roots: &[_], issuers: &[_]| {
-                        chain::examine(&chain, spki, kind, now, chain::Known { roots, issuers })
-                    };
-                    match examine(&roots, &[]) {
-                        // Only a chain that does not stand by itself is worth looking through what the project has shown.
-                        Err(reasons) if reasons.iter().any(|r| r.code == Code::ChainIncomplete) => {
-                            let (mut cas, issuers) = shown(&ledger, &owner);
-                            cas.extend(roots.iter().cloned());
-                            examine(&cas, &issuers)
-                        }
-                        examined => examined,
-                    }
+            // Only a chain that does not stand by itself is worth looking through what the project has shown.
+            let (examined, repairs) =
+                chain::repair::take_in(text.as_bytes(), spki, kind, now, &roots, || {
+                    shown(&ledger, &owner)
                 })
                 .map_err(|reasons| Box::new(Problem::of(reasons)))?;
-            Ok::<_, Box<Problem>>((examined, key))
+            Ok::<_, Box<Problem>>((examined, repairs, key))
         })
         .await
         .map_err(|_| later(&"examination ended early"))??;
@@ -473,6 +467,7 @@ impl Ingestion {
             facts: examined.facts,
             objects,
             key,
+            repairs,
         })
     }
 
@@ -533,6 +528,18 @@ impl Ingestion {
             .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))?;
         Some(answer_of(&tables, &outcome, digest))
     }
+}
+
+/// An acceptance says what was done to the chain that was sent.
+fn with_repairs(mut answer: Answer, repairs: &[chain::repair::Repair]) -> Answer {
+    if let Answer::Accepted(accepted) = &mut answer
+        && !repairs.is_empty()
+    {
+        accepted
+            .more
+            .insert("repairs".to_owned(), json!(repairs));
+    }
+    answer
 }
 
 fn lock(buckets: &Mutex<Buckets>) -> std::sync::MutexGuard<'_, Buckets> {

@@ -19,7 +19,7 @@ use super::trust::{Known, is_public_root, judge_trust};
 use super::{CHAIN_HINT, MAX_CERTIFICATE, MAX_CERTIFICATES, MAX_NAMES};
 
 /// Signature algorithms that no client should accept: MD2, MD5 and SHA-1 with RSA, SHA-1 with DSA and ECDSA.
-const WEAK: &[&str] = &[
+pub(super) const WEAK: &[&str] = &[
     "1.2.840.113549.1.1.2",
     "1.2.840.113549.1.1.4",
     "1.2.840.113549.1.1.5",
@@ -27,6 +27,8 @@ const WEAK: &[&str] = &[
     "1.2.840.10040.4.3",
     "1.2.840.10045.4.1",
 ];
+/// What mends a key that is not served.
+pub(super) const KEY_HINT: &str = "Have a certificate issued for a key of RSA with 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519.";
 const ED25519: &str = "1.3.101.112";
 const P256: &str = "1.2.840.10045.3.1.7";
 const P384: &str = "1.3.132.0.34";
@@ -68,7 +70,9 @@ pub fn examine(
     let mut reasons = Vec::new();
 
     let spki = sha256(leaf.public_key().raw);
-    compare_key(&parsed, &spki, spki_of_key, kind, &mut reasons);
+    if let Some(of_key) = spki_of_key {
+        compare_key(parsed.iter(), of_key, kind, &mut reasons);
+    }
     let key = key_kind(leaf.public_key()).map_err(|reason| reasons.push(reason));
     let names = match kind {
         CertificateKind::Server => {
@@ -161,13 +165,18 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<X509Certificate<'a>>
         .zip(1..)
         .map(|(der, number)| match x509_parser::parse_x509_certificate(der) {
             Ok((rest, parsed)) if rest.is_empty() && readable(&parsed) => Ok(parsed),
-            _ => Err(Reason::new(
-                Code::PemMalformed,
-                format!("Certificate {number} of the chain is damaged: its DER cannot be read."),
-                "Pass the file as the CA sent it, or check it: openssl x509 -in chain.pem -noout -text",
-            )),
+            _ => Err(damaged(number)),
         })
         .collect()
+}
+
+/// The reason for a certificate, counted from 1, that is none.
+pub(super) fn damaged(number: usize) -> Reason {
+    Reason::new(
+        Code::PemMalformed,
+        format!("Certificate {number} of the chain is damaged: its DER cannot be read."),
+        "Pass the file as the CA sent it, or check it: openssl x509 -in chain.pem -noout -text",
+    )
 }
 
 /// Whether the extensions that decide something here were understood and occur once. Others may be odd: clients pass over
@@ -187,24 +196,21 @@ fn readable(certificate: &X509Certificate<'_>) -> bool {
         && certificate.subject_alternative_name().is_ok()
 }
 
-fn compare_key(
-    parsed: &[X509Certificate<'_>],
-    spki: &[u8; 32],
-    spki_of_key: Option<[u8; 32]>,
+/// Whether the key whose public half has the digest `of_key` is that of the first certificate.
+pub(super) fn compare_key<'s, 'a: 's>(
+    mut parsed: impl Iterator<Item = &'s X509Certificate<'a>>,
+    of_key: [u8; 32],
     kind: CertificateKind,
     reasons: &mut Vec<Reason>,
 ) {
-    let Some(of_key) = spki_of_key else { return };
+    let place = parsed.position(|certificate| sha256(certificate.public_key().raw) == of_key);
     if kind == CertificateKind::Ca {
         reasons.push(Reason::new(
             Code::KeyUnexpected,
             "A CA certificate is kept without a key.",
             "Keep the key of the CA to yourself: chancery certificate add NAME --kind ca --chain ca.pem",
         ));
-    } else if of_key != *spki {
-        let place = parsed
-            .iter()
-            .position(|certificate| sha256(certificate.public_key().raw) == of_key);
+    } else if place != Some(0) {
         reasons.push(match place {
             Some(place) => Reason::new(
                 Code::KeyMismatch,
@@ -223,13 +229,12 @@ fn compare_key(
     }
 }
 
-fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, Reason> {
-    const HINT: &str = "Have a certificate issued for a key of RSA with 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519.";
+pub(super) fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, Reason> {
     let unsupported = || {
         Reason::new(
             Code::KeyUnsupported,
             "The certificate's key is of a kind that is not served.",
-            HINT,
+            KEY_HINT,
         )
     };
     if spki.algorithm.algorithm.to_id_string() == ED25519 {
@@ -240,7 +245,7 @@ fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, Reason> {
             Some(bits) if bits < 2048 => Err(Reason::new(
                 Code::KeyTooSmall,
                 format!("The certificate's RSA key has {bits} bits, fewer than 2048."),
-                HINT,
+                KEY_HINT,
             )),
             Some(bits) if bits <= 8192 => Ok(KeyKind::Rsa(bits as u16)),
             _ => Err(unsupported()),
@@ -262,7 +267,7 @@ fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, Reason> {
     }
 }
 
-fn rsa_bits(spki: &SubjectPublicKeyInfo<'_>) -> Option<usize> {
+pub(super) fn rsa_bits(spki: &SubjectPublicKeyInfo<'_>) -> Option<usize> {
     let Ok(PublicKey::RSA(key)) = spki.parsed() else {
         return None;
     };
@@ -279,7 +284,7 @@ pub(super) fn ca_as_leaf() -> Reason {
     )
 }
 
-fn check_server(leaf: &X509Certificate<'_>, reasons: &mut Vec<Reason>) {
+pub(super) fn check_server(leaf: &X509Certificate<'_>, reasons: &mut Vec<Reason>) {
     if leaf.is_ca() {
         reasons.push(ca_as_leaf());
     }
@@ -331,11 +336,7 @@ fn names(leaf: &X509Certificate<'_>) -> Result<Vec<String>, Reason> {
     });
     let count = dns.clone().count();
     if count > MAX_NAMES {
-        return Err(Reason::new(
-            Code::TooLarge,
-            format!("The certificate has {count} DNS names, more than {MAX_NAMES}."),
-            "Spread the names over several certificates.",
-        ));
+        return Err(too_many_names(count));
     }
     let mut seen = BTreeSet::new();
     let names: Vec<String> = dns
@@ -344,13 +345,25 @@ fn names(leaf: &X509Certificate<'_>) -> Result<Vec<String>, Reason> {
         .filter(|name| seen.insert(name.clone()))
         .collect();
     if names.is_empty() {
-        return Err(Reason::new(
-            Code::NotAServerCertificate,
-            "The certificate has no DNS name that can be served; the common name alone does not count.",
-            "Have it issued with the host names as subject alternative names, for example: openssl req … -addext subjectAltName=DNS:www.example.com",
-        ));
+        return Err(no_names());
     }
     Ok(names)
+}
+
+pub(super) fn too_many_names(count: usize) -> Reason {
+    Reason::new(
+        Code::TooLarge,
+        format!("The certificate has {count} DNS names, more than {MAX_NAMES}."),
+        "Spread the names over several certificates.",
+    )
+}
+
+pub(super) fn no_names() -> Reason {
+    Reason::new(
+        Code::NotAServerCertificate,
+        "The certificate has no DNS name that can be served; the common name alone does not count.",
+        "Have it issued with the host names as subject alternative names, for example: openssl req … -addext subjectAltName=DNS:www.example.com",
+    )
 }
 
 /// Signatures and sizes of the leaf and of the CAs above it. A root's own signature protects nothing.
@@ -362,13 +375,8 @@ fn check_signatures(
     for (certificate, number) in parsed.iter().zip(1..) {
         let leaf = number == 1 && kind == CertificateKind::Server;
         let root = !leaf && certificate.subject().as_raw() == certificate.issuer().as_raw();
-        let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
-        if !root && WEAK.contains(&algorithm.as_str()) {
-            reasons.push(Reason::new(
-                Code::SignatureWeak,
-                format!("Certificate {number} of the chain is signed with SHA-1 or MD5, which can be forged."),
-                "Have it issued anew with SHA-256 or better.",
-            ));
+        if !root {
+            check_signature(certificate, number, reasons);
         }
         if number > 1
             && let Some(bits) = rsa_bits(certificate.public_key()).filter(|bits| *bits < 2048)
@@ -379,6 +387,22 @@ fn check_signatures(
                 "Use a chain whose CAs have keys of at least 2048 bits.",
             ));
         }
+    }
+}
+
+/// The algorithm of one signature, of the certificate at this place, counted from 1.
+pub(super) fn check_signature(
+    certificate: &X509Certificate<'_>,
+    number: usize,
+    reasons: &mut Vec<Reason>,
+) {
+    let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
+    if WEAK.contains(&algorithm.as_str()) {
+        reasons.push(Reason::new(
+            Code::SignatureWeak,
+            format!("Certificate {number} of the chain is signed with SHA-1 or MD5, which can be forged."),
+            "Have it issued anew with SHA-256 or better.",
+        ));
     }
 }
 
@@ -407,7 +431,7 @@ fn check_dates(leaf: &X509Certificate<'_>, now: i64, reasons: &mut Vec<Reason>) 
     (not_before, not_after)
 }
 
-fn rfc3339(seconds: i64) -> String {
+pub(super) fn rfc3339(seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(seconds)
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())
@@ -431,7 +455,7 @@ fn common_name(leaf: &X509Certificate<'_>) -> String {
         .collect()
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
     hash
