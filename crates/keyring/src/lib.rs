@@ -17,6 +17,7 @@
 //! | [`vault`] | custody on a control node: project keys, region keys, ingestion keys, secrets |
 //! | [`region`] | what travels to an edge, and the edge's side of it |
 //! | [`feed`] | Ed25519 signatures on region feeds |
+//! | [`note`] | signed notes: Ed25519 signatures on the log's checkpoints |
 //! | [`process`] | hardening of a process that holds open keys |
 
 pub mod blob;
@@ -24,6 +25,7 @@ pub mod der;
 pub mod feed;
 pub mod hpke;
 pub mod key;
+pub mod note;
 pub mod pkcs12;
 pub mod process;
 pub mod protected;

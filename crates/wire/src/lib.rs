@@ -5,9 +5,11 @@
 //! * [`request`]: the bodies of commands and queries
 //! * [`answer`]: what comes back: an acceptance, or a problem document with reason codes
 //! * [`feed`]: what distribution sends to edges
+//! * [`tlog`]: checkpoints, proofs and tiles of the log, for auditors
 
 pub mod answer;
 pub mod envelope;
 pub mod feed;
 pub mod request;
 pub mod subject;
+pub mod tlog;
