@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cases;
+mod daily;
 mod golden;
 mod limits;
 mod oracle;

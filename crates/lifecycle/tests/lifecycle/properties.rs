@@ -1,6 +1,6 @@
 //! What holds after each command of any history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lifecycle::command::*;
 use lifecycle::decide::ranking;
@@ -10,8 +10,8 @@ use lifecycle::history::ranking_at;
 use lifecycle::names::{CertificateId, Digest, Host, Slug};
 use lifecycle::rejection::{Code, Reason};
 use lifecycle::selection;
-use lifecycle::state::{Key, State, key};
-use lifecycle::store::{Memory, Overlay, Read, Table};
+use lifecycle::state::{Key, State, count, key};
+use lifecycle::store::{Memory, Overlay, Read, Table, decode};
 use proptest::prelude::*;
 
 use crate::oracle::Oracle;
@@ -563,6 +563,59 @@ impl Play {
             .unwrap_or((CertificateId(1), 1))
     }
 
+    /// The rows that only count or point say what the rows that they are made of say.
+    fn indexes(&self) -> Result<(), TestCaseError> {
+        let state = &self.world.memory;
+        let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+        let mut warnings = BTreeSet::new();
+        let mut count = |key: Vec<u8>| *counts.entry(key).or_default() += 1;
+        for (_, row) in state.scan(Table::Certificate, &[], None, usize::MAX) {
+            let certificate: lifecycle::state::Certificate = decode(&row);
+            if certificate.deleted {
+                prop_assert_eq!(certificate.warning, None);
+                continue;
+            }
+            count(key::count(&certificate.project, count::CERTIFICATES, ""));
+            let what = lifecycle::evolve::counted_as(certificate.kind);
+            for region in &certificate.regions {
+                count(key::count(&certificate.project, what, region.as_str()));
+            }
+            if let Some((due, version)) = certificate.warning {
+                warnings.insert(key::warning(due, certificate.id));
+                let latest = certificate
+                    .versions
+                    .iter()
+                    .rfind(|v| v.status == lifecycle::state::Status::Ready);
+                prop_assert_eq!(latest.map(|v| v.version), Some(version));
+            }
+        }
+        let mut pending = BTreeSet::new();
+        for (_, row) in state.scan(Table::Claim, &[], None, usize::MAX) {
+            let claim: lifecycle::state::Claim = decode(&row);
+            if claim.status != lifecycle::state::ClaimStatus::Released {
+                count(key::count(&claim.project, count::DOMAINS, ""));
+            }
+            if claim.status == lifecycle::state::ClaimStatus::Pending {
+                pending.insert(key::pair(&claim.project, &claim.host));
+            }
+        }
+        for (_, row) in state.scan(Table::Resource, &[], None, usize::MAX) {
+            let resource: lifecycle::state::Resource = decode(&row);
+            count(key::count(&resource.project, count::RESOURCES, ""));
+        }
+        let rows = |table| -> Vec<(Vec<u8>, Vec<u8>)> { state.scan(table, &[], None, usize::MAX) };
+        let counted: BTreeMap<Vec<u8>, u32> = rows(Table::Count)
+            .into_iter()
+            .map(|(key, value)| (key, decode(&value)))
+            .collect();
+        prop_assert_eq!(counted, counts);
+        let keys =
+            |table| -> BTreeSet<Vec<u8>> { rows(table).into_iter().map(|(key, _)| key).collect() };
+        prop_assert_eq!(keys(Table::Warning), warnings);
+        prop_assert_eq!(keys(Table::Pending), pending);
+        Ok(())
+    }
+
     fn actives(&self) -> BTreeMap<(&'static str, &'static str), Option<(u64, u32)>> {
         let mut found = BTreeMap::new();
         for asked in ASKED {
@@ -588,6 +641,7 @@ impl Play {
         self.catch_up();
         self.selection()?;
         self.keys(&events, &keys)?;
+        self.indexes()?;
         let after = self.actives();
         match &command {
             Command::DeleteCertificate(DeleteCertificate { force: false, .. })

@@ -263,9 +263,14 @@ pub(crate) fn usual(command: &Command) -> (Who, &'static str) {
     match command {
         CreateProject(_) | SuspendProject(_) | ResumeProject(_) | DeleteProject(_)
         | CreateAccess(_) | RevokeAccess(_) | CreateRegion(_) | SetCountry(_) | EvictEdge(_)
-        | ProveDomain(_) => (Who::Operator, "platform"),
+        | ProveDomain(_) | SetQuota(_) | SetExport(_) | MoveCertificate(_) => {
+            (Who::Operator, "platform")
+        }
         EnrolEdge(_) | RotateRegionKey(_) | ReportApplied(_) | VerifyCertificate(_)
-        | ExpireCertificate(_) | RevokeCertificate(_) => (Who::System, "platform"),
+        | ExpireCertificate(_) | RevokeCertificate(_) | WarnCertificate(_) => {
+            (Who::System, "platform")
+        }
+        ProveByDns(_) | SettleContest(_) => (Who::System, "acme"),
         _ => (Who::User, "acme"),
     }
 }
