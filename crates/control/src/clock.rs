@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use lifecycle::command::ExpireCertificate;
+use lifecycle::command::{ExpireCertificate, WarnCertificate};
 use lifecycle::names::CertificateId;
-use lifecycle::store::{Parts, Read, Table};
+use lifecycle::store::{Parts, Read, Table, decode};
 
 use crate::registrar::{Ask, Registrar};
 use crate::tables::Tables;
@@ -61,6 +61,7 @@ impl Clock {
             return;
         }
         drop(stopped);
+        self.warn();
         for (row, _) in Tables::of(&self.ledger).scan(Table::Expiry, &[], None, TURN) {
             let mut parts = Parts::of(&row);
             let due = i64::try_from(parts.number()).unwrap_or(i64::MAX);
@@ -81,6 +82,29 @@ impl Clock {
                 ))
                 .is_err()
             {
+                return;
+            }
+        }
+    }
+
+    /// Warnings that are due. Each has one row, of its next stage, so that a clock which was away for long warns once of each
+    /// certificate and not once for each stage; a turn's bound spreads what has gathered.
+    fn warn(&self) {
+        for (row, version) in Tables::of(&self.ledger).scan(Table::Warning, &[], None, TURN) {
+            let mut parts = Parts::of(&row);
+            let due = i64::try_from(parts.number()).unwrap_or(i64::MAX);
+            if due > now() {
+                return;
+            }
+            let id = CertificateId(parts.number());
+            let version: u32 = decode(&version);
+            // The due time names the stage: the same warning has the same id, however often it is asked for.
+            let about = format!("certificate.warn {id} {version} {due}");
+            let command = WarnCertificate { id, version };
+            let asked = self
+                .registrar
+                .try_send(Ask::internal("clock", &about, command.into()));
+            if asked.is_err() {
                 return;
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use ledger::{Change, Head, Outcome, Record, Snapshot, leaf_hash};
+use lifecycle::event::Event;
 use lifecycle::evolve::evolve;
 use lifecycle::names::Slug;
 use lifecycle::store::{Changes, Overlay, Read, Row, Table};
@@ -196,7 +197,21 @@ pub fn rebuild(
         writer.append(&batch)?;
         progress(next - 1);
     }
+    writer.append(&ledger::Batch {
+        changes: vec![crate::upgrade::stamp()],
+        ..ledger::Batch::default()
+    })?;
     Ok(writer.flush()?)
+}
+
+/// What of the content store an event names: without it the state after the event is not whole.
+pub fn objects_of(event: &Event) -> Vec<[u8; 32]> {
+    match event {
+        Event::CertificateAdded(e) => e.facts.chain.iter().map(|d| d.0).collect(),
+        Event::CertificateReplaced(e) => e.facts.chain.iter().map(|d| d.0).collect(),
+        Event::CsrCreated(e) => vec![e.request.0],
+        _ => Vec::new(),
+    }
 }
 
 /// A project's name as it was checked when the subject was read.
