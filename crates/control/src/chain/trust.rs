@@ -201,7 +201,7 @@ fn outdated_issuer(code: Code) -> Reason {
     )
 }
 
-fn reason(error: &Error) -> Reason {
+pub(super) fn reason(error: &Error) -> Reason {
     match error {
         Error::CertExpired { .. } => outdated_issuer(Code::Expired),
         Error::CertNotValidYet { .. } => outdated_issuer(Code::NotYetValid),
