@@ -28,6 +28,9 @@ mod ocsp;
 mod path;
 mod points;
 mod schedule;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub use fetch::{Allowed, Proxy, Wrong};
 pub use look::{Look, Part, Status};

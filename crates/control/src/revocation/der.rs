@@ -100,11 +100,6 @@ impl<'a> Reader<'a> {
         Some(element)
     }
 
-    /// Whether the next element has this tag.
-    pub(super) fn next_is(&self, tag: u8) -> bool {
-        self.0.first() == Some(&tag)
-    }
-
     /// A UTCTime or GeneralizedTime as Unix seconds, in the forms of RFC 5280: UTC, with seconds, without fractions.
     pub(super) fn time(&mut self) -> Option<i64> {
         let mut ahead = *self;
