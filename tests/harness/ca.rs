@@ -149,6 +149,13 @@ impl LeafSpec<'_> {
         self
     }
 
+    /// That begins at this moment.
+    #[must_use]
+    pub fn since(mut self, not_before: OffsetDateTime) -> Self {
+        self.not_before = not_before;
+        self
+    }
+
     /// That ends at this moment; X.509 counts in whole seconds.
     #[must_use]
     pub fn until(mut self, not_after: OffsetDateTime) -> Self {
@@ -213,6 +220,24 @@ pub struct Leaf {
 }
 
 impl Leaf {
+    /// One that somebody else issued, in files that stay.
+    #[must_use]
+    pub(crate) fn in_files(
+        chain: PathBuf,
+        key: PathBuf,
+        der: Vec<u8>,
+        key_der: Vec<u8>,
+        not_after: OffsetDateTime,
+    ) -> Self {
+        Self {
+            chain,
+            key,
+            der,
+            key_der,
+            not_after,
+        }
+    }
+
     /// The file with the leaf and the intermediate.
     #[must_use]
     pub fn chain(&self) -> &Path {

@@ -4,17 +4,21 @@
 //! Waits are level-triggered ([`eventually`]): they ask for a state until it holds or a deadline passes, so a slow machine
 //! makes a test slow and not wrong.
 
+mod authority;
 mod ca;
 mod chancery;
 mod origin;
 mod seaweedfs;
+mod shelf;
 mod spy;
 mod tls;
 
+pub use authority::{Authority, Points, Responder};
 pub use ca::{Ca, Key, Leaf, LeafSpec};
 pub use chancery::{Chancery, Cli, Outcome, Serve, Up, binary};
 pub use origin::{Origin, Seen};
 pub use seaweedfs::SeaweedFs;
+pub use shelf::Shelf;
 pub use spy::Spy;
 pub use tls::{Curl, Handshake, curl, handshake, openssl};
 

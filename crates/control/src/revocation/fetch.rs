@@ -141,6 +141,7 @@ pub(super) struct Ask<'a> {
 pub(super) struct Fetcher {
     proxy: Option<Proxy>,
     allow: Vec<Allowed>,
+    left_alone: Duration,
     all: Semaphore,
     hosts: Cache<String, Arc<Remembered>>,
 }
@@ -162,10 +163,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Fetcher {
-    pub(super) fn new(proxy: Option<Proxy>, allow: Vec<Allowed>) -> Self {
+    /// `every` is the time between two looks at the same certificate: a host is not left alone for longer than that.
+    pub(super) fn new(proxy: Option<Proxy>, allow: Vec<Allowed>, every: Duration) -> Self {
         Self {
             proxy,
             allow,
+            left_alone: LEFT_ALONE.min(every / 2),
             all: Semaphore::new(AT_ONCE.1),
             hosts: Cache::new(HOSTS),
         }
@@ -194,7 +197,7 @@ impl Fetcher {
         let recently = || {
             lock(&known.failed)
                 .as_ref()
-                .filter(|(at, _)| at.elapsed() < LEFT_ALONE)
+                .filter(|(at, _)| at.elapsed() < self.left_alone)
                 .map(|(_, error)| error.clone())
         };
         if let Some(error) = recently() {
@@ -421,6 +424,7 @@ mod tests {
         Fetcher::new(
             proxy.map(|proxy| proxy.parse().unwrap()),
             allow.iter().map(|text| text.parse().unwrap()).collect(),
+            LEFT_ALONE,
         )
     }
 
@@ -477,11 +481,7 @@ mod tests {
         ] {
             assert!(check(&allowing, url), "{url}");
         }
-        for url in [
-            "http://127.0.0.2/",
-            "http://10.2.0.1/",
-            "https://crl.corp/",
-        ] {
+        for url in ["http://127.0.0.2/", "http://10.2.0.1/", "https://crl.corp/"] {
             assert!(!check(&allowing, url), "{url}");
         }
         for wrong in ["10.0.0.0/33", "a b", "", "http://x", "x/y"] {

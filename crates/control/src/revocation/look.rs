@@ -209,7 +209,11 @@ impl Looker {
             .build()
             .expect("both capacities are given");
         Self {
-            fetcher: Fetcher::new(settings.proxy.clone(), settings.allow.clone()),
+            fetcher: Fetcher::new(
+                settings.proxy.clone(),
+                settings.allow.clone(),
+                settings.every,
+            ),
             crls: Cache::with_options(
                 options,
                 ByBytes,
