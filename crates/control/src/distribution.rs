@@ -404,6 +404,10 @@ impl Handler<EdgeRequest> for Distribution {
                 if let Some(mut report) = read_report(&request.body) {
                     // What nobody has written yet cannot have been applied: it would count as served when it comes.
                     report.applied = report.applied.min(self.shared.ledger.head().sequence);
+                    // After a restore the sequences of an older generation are those of a history that is no more.
+                    if report.generation != self.shared.generation {
+                        report.applied = 0;
+                    }
                     metrics::gauge!("chancery_edge_applied", "region" => region.to_string(), "edge" => edge.to_string())
                         .set(report.applied as f64);
                     self.shared.edges.note(region, edge, report);

@@ -8,13 +8,14 @@
 //! * [`revocation`]: whether CAs have taken back what is served
 //! * [`checks`]: what was last found in the world, kept beside the ledger
 //! * [`distribution`], [`feed`]: what the edges of a region need
-//! * [`views`]: what people ask
+//! * [`views`]: what people ask; [`backup`]: what they may take away of it, and [`restore`]: what becomes of that
 //! * [`upgrade`]: rows that another release wrote
 //! * [`rate`], [`turns`]: how much of all this one project may take
 //!
 //! [`Control::start`] puts them together in one process.
 
 pub mod access;
+pub mod backup;
 pub mod chain;
 pub mod checks;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod ingestion;
 pub mod queue;
 pub mod rate;
 pub mod registrar;
+pub mod restore;
 pub mod revocation;
 pub mod start;
 pub mod tables;

@@ -28,7 +28,7 @@ use wire::answer::{Accepted, Answer, Happened, Problem};
 use wire::envelope::{CommandRef, Envelope, INTERNAL_SPACE};
 
 use crate::rate::{Buckets, Rate};
-use crate::tables::{Applier, ApplyError, Tables, fatal, ledger_changes};
+use crate::tables::{Applier, ApplyError, Tables, fatal, ledger_changes, objects_of};
 
 /// Most commands in one batch.
 const COMMANDS_MAX: usize = 256;
@@ -283,7 +283,8 @@ impl Registrar {
         let tables = Tables::of(&self.ledger);
         let mut wanted: HashSet<[u8; 32]> = events
             .iter()
-            .flat_map(|entry| certificates_of(&entry.bytes))
+            .filter_map(|entry| Envelope::decode(&entry.bytes).ok())
+            .flat_map(|envelope| objects_of(&envelope.event))
             .filter(|hash| {
                 !tables
                     .0
@@ -647,15 +648,6 @@ async fn next_page(mut tail: Tail) -> (Tail, Result<Vec<Entry>, TailError>) {
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;
             }
         }
-    }
-}
-
-/// The certificates that an event names.
-fn certificates_of(bytes: &[u8]) -> Vec<[u8; 32]> {
-    match Envelope::decode(bytes).map(|e| e.event) {
-        Ok(Event::CertificateAdded(e)) => e.facts.chain.iter().map(|d| d.0).collect(),
-        Ok(Event::CertificateReplaced(e)) => e.facts.chain.iter().map(|d| d.0).collect(),
-        _ => Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use bus::connect::{Login, connect};
 use bus::identity::{Credentials, Identity, Rights};
 use bus::templates::Role;
 use ledger::Ledger;
-use lifecycle::command::CreateRegion;
+use lifecycle::command::{CreateAccess, CreateRegion};
 use lifecycle::names::{Digest, Slug};
 use lifecycle::state::State;
 use wire::answer::Answer;
@@ -34,8 +34,10 @@ use crate::views::Views;
 
 /// The name of the first operator, whose credentials the first start writes.
 pub const OPERATOR: &str = "operator";
-const NATS_IDENTITY: &str = "nats-identity";
+pub(crate) const NATS_IDENTITY: &str = "nats-identity";
 const FEED_SIGNER: &str = "feed-signer";
+/// Secrets without which a vault is not whole.
+pub(crate) const SECRETS: &[&str] = &[NATS_IDENTITY, FEED_SIGNER];
 
 /// How a control plane is started.
 #[derive(Clone, Debug)]
@@ -62,8 +64,8 @@ pub struct Config {
     pub verify_delay: Duration,
     /// How revocation is looked up.
     pub revocation: revocation::Settings,
-    /// The generation of the regions' feeds: to be raised by one after a restore of an older log, so that edges take a whole
-    /// snapshot instead of going on from a history that is no more.
+    /// The least generation of the regions' feeds. A restore raises the one that is kept in the state folder, so that edges
+    /// take a whole snapshot instead of going on from a history that is no more; the greater of both counts.
     pub generation: u64,
     /// This node's name in the log.
     pub node: String,
@@ -104,6 +106,9 @@ pub enum Error {
     /// The file of check results.
     #[error(transparent)]
     Checks(#[from] checks::Error),
+    /// The log's stream cannot be asked.
+    #[error("the log stream: {0}")]
+    Log(#[from] bus::log::Error),
     /// The registrar.
     #[error("the registrar: {0}")]
     Registrar(#[from] crate::registrar::StartError),
@@ -154,6 +159,9 @@ impl Control {
             .root_key
             .clone()
             .unwrap_or_else(|| config.state.join("root.key"));
+        let generation = crate::restore::generation(&config.state)
+            .map_err(|e| Error::File(config.state.join(crate::restore::GENERATION), e))?
+            .max(config.generation);
         let root = keyring::RootKey::create_or_load(&root_path)
             .map_err(|e| Error::RootKey(root_path.clone(), e))?;
         let keyring = keyring::Vault::open(&config.state.join("vault.redb"), root)?;
@@ -198,6 +206,7 @@ impl Control {
         let supervisor = tokio::spawn(supervise(server, executable, server_config, stopped));
         match Self::start_actors(
             &config,
+            generation,
             keyring,
             unpublished,
             identity,
@@ -229,6 +238,7 @@ impl Control {
     #[allow(clippy::type_complexity)]
     async fn start_actors(
         config: &Config,
+        generation: u64,
         keyring: keyring::Vault,
         unpublished: Vec<keyring::SealedBlob>,
         identity: Arc<Identity>,
@@ -257,8 +267,6 @@ impl Control {
             .operator_creds
             .clone()
             .unwrap_or_else(|| config.state.join("operator.creds"));
-        let operator = operator(&identity, &operator_creds)?;
-
         let objects = Arc::new(bus::objects::Objects::start(
             connect(nats, &login(Role::Objects)).await?,
         ));
@@ -283,12 +291,25 @@ impl Control {
         let ledger_path = config.state.join("ledger.redb");
         let scratch = config.state.join("scratch");
         let ledger = blocking(move || crate::upgrade::open(&ledger_path, &scratch)).await??;
+        // The log begins with the operator of the file. A log that has begun does not know an operator who is made now: that
+        // happens after a restore, and when the file was lost.
+        let begun = ledger.head().sequence > 0 || log.head().await? > 0;
+        let operator = match operator_of(&operator_creds)? {
+            Some(operator) => Some(operator),
+            None if begun => None,
+            None => {
+                let made = new_operator(&identity, OPERATOR)?;
+                write_operator(&made, &operator_creds)?;
+                Some(made)
+            }
+        };
+        let known = operator.is_some();
         let genesis = Genesis {
             signer: signer_public,
             platform_domain: config.platform_domain.clone(),
             operator: (
                 Slug::name(OPERATOR).map_err(|_| Error::Interrupted)?,
-                operator.user,
+                operator.map(|operator| operator.user).unwrap_or_default(),
             ),
             node: config.node.clone(),
         };
@@ -303,6 +324,9 @@ impl Control {
         let registrar =
             blocking(move || Registrar::start(of, log, objs, to, &genesis, rate, seen)).await??;
         let registrar = Registrar::start_in_arbiter(&Arbiter::new().handle(), move |_| registrar);
+        if !known {
+            next_operator(&identity, &ledger, &registrar, &operator_creds).await?;
+        }
 
         let (to, of_keys) = (runtime.clone(), Arc::clone(&keys));
         let core = blocking(move || {
@@ -332,7 +356,7 @@ impl Control {
             access: Arc::clone(&access),
             client: connect(nats, &login(Role::Distribution)).await?,
             signer,
-            generation: config.generation,
+            generation,
             edges: Arc::clone(&edges),
         });
         let checks_path = config.state.join("checks.redb");
@@ -396,6 +420,7 @@ impl Control {
             registrar: observed,
             clock: clock_stopped,
             door: Arc::clone(&door_seen),
+            generation,
             scratch: config.state.join("scratch"),
             checks,
             rebuilding: tokio::sync::Mutex::new(()),
@@ -506,24 +531,32 @@ fn make_folder(path: &Path) -> Result<(), Error> {
         .map_err(|e| Error::File(path.to_owned(), e))
 }
 
-/// The operator's credentials: those of the file, or new ones that are written there, readable by their owner only.
-fn operator(identity: &Identity, path: &Path) -> Result<Credentials, Error> {
+/// The operator's credentials, if the file is there.
+fn operator_of(path: &Path) -> Result<Option<Credentials>, Error> {
     match std::fs::read_to_string(path) {
-        Ok(text) => return Ok(Credentials::parse(&text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::File(path.to_owned(), error)),
+        Ok(text) => Ok(Some(Credentials::parse(&text)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::File(path.to_owned(), error)),
     }
+}
+
+/// New credentials of an operator of this name.
+fn new_operator(identity: &Identity, name: &str) -> Result<Credentials, Error> {
     let now = unix_now();
-    let credentials = identity.project_user(
+    Ok(identity.project_user(
         lifecycle::names::PLATFORM,
-        OPERATOR,
+        name,
         &Rights::All,
         now,
         now + access::USER_LIFE,
-    )?;
+    )?)
+}
+
+/// Writes credentials, readable by their owner only, whole or not at all: a crash in between must not leave half a file that
+/// the next start takes for the operator.
+fn write_operator(credentials: &Credentials, path: &Path) -> Result<(), Error> {
     let write = || -> std::io::Result<()> {
         use std::io::Write;
-        // Whole or not at all: a crash in between must not leave half a file that the next start takes for the operator.
         let part = path.with_extension("creds.part");
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -535,8 +568,47 @@ fn operator(identity: &Identity, path: &Path) -> Result<Credentials, Error> {
         file.sync_all()?;
         std::fs::rename(&part, path)
     };
-    write().map_err(|e| Error::File(path.to_owned(), e))?;
-    Ok(credentials)
+    write().map_err(|e| Error::File(path.to_owned(), e))
+}
+
+/// Gives whoever holds the root key and this folder an operator's access, and has the log say so: their credentials are not
+/// here. Names of users are never used again, so it is the next one that is free.
+async fn next_operator(
+    identity: &Identity,
+    ledger: &Ledger,
+    registrar: &Addr<Registrar>,
+    path: &Path,
+) -> Result<(), Error> {
+    let platform = Slug::platform();
+    let taken = |name: &str| {
+        Tables::of(ledger)
+            .access(platform.as_str(), name)
+            .is_some()
+    };
+    let name = (2_u32..)
+        .map(|n| format!("{OPERATOR}-{n}"))
+        .find(|name| !taken(name))
+        .ok_or(Error::Interrupted)?;
+    let credentials = new_operator(identity, &name)?;
+    let command = CreateAccess {
+        project: platform.clone(),
+        name: Slug::name(&name).map_err(|_| Error::Interrupted)?,
+        nkey: credentials.user.clone(),
+        rights: Vec::new(),
+        expires: None,
+    };
+    // Each start makes another key, so this is never a repeat of a former one.
+    let ask = Ask {
+        id: uuid::Uuid::now_v7(),
+        ..Ask::internal("start", "access.create", command.into())
+    };
+    match registrar.send(ask).await {
+        Ok(Answer::Accepted(_)) => {}
+        Ok(Answer::Problem(problem)) => return Err(Error::Refused(problem.detail)),
+        Err(_) => return Err(Error::Interrupted),
+    }
+    tracing::warn!(operator = %name, file = %path.display(), "the operator's credentials were not there; a further operator was made");
+    write_operator(&credentials, path)
 }
 
 /// Creates a region with its key, as `region.create` does; one that is there stays.

@@ -42,6 +42,8 @@ const ROLES: (usize, usize) = (1_000, 20);
 
 mod backup;
 
+mod backup;
+
 type Answered = Result<Value, Problem>;
 
 /// What the views read.
@@ -58,6 +60,8 @@ pub struct Views {
     pub clock: Arc<Mutex<Option<String>>>,
     /// The door.
     pub door: Arc<std::sync::OnceLock<bus::door::Door>>,
+    /// The generation of the regions' feeds.
+    pub generation: u64,
     /// The generation of the regions' feeds.
     pub generation: u64,
     /// Where a rebuild may put its files.
@@ -131,6 +135,16 @@ impl Views {
                     format!("`chancery access create NAME --project platform --right query.{view} --out FILE`"),
                 ));
             }
+            Some(access)
+                if wire::subject::EXACT_VIEWS.contains(&view)
+                    && !backup::allowed_exactly(&access.rights, view) =>
+            {
+                return Err(Problem::new(
+                    Code::Unauthorized,
+                    format!("this needs all of an operator's rights, or the right query.{view} by its name"),
+                    format!("`chancery access create NAME --project platform --right query.{view} --out FILE`"),
+                ));
+            }
             Some(_) if asker.operator || asker.project == *project => {}
             _ => {
                 return Err(Problem::new(
@@ -163,6 +177,7 @@ impl Views {
             "edges" => self.all_edges(&parse_query(body)?),
             "status" => self.status(),
             "rebuild" => self.rebuild().await,
+            "backup" => return self.backup(&parse_query(body)?).await,
             "backup" => return self.backup(&parse_query(body)?).await,
             _ => Err(not_found("view")),
         }?;

@@ -44,7 +44,7 @@ const META_HEAD: &str = "head";
 /// Bytes of records from which on a page of an export ends; one record more may be in it.
 const EXPORT_BYTES: usize = 256 * 1024;
 /// Records that a page of an export names at most.
-const EXPORT_ROWS: usize = 10_000;
+const EXPORT_ROWS: usize = 4_000;
 
 type DataKey = Zeroizing<[u8; 32]>;
 
