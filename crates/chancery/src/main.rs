@@ -26,6 +26,7 @@ mod commands;
 mod config;
 mod failure;
 mod files;
+mod material;
 mod output;
 mod pem;
 mod progress;

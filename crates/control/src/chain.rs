@@ -213,7 +213,8 @@ pub fn key_reason(error: &keyring::KeyError) -> Reason {
     Reason::new(code, sentence(&error.to_string()), hint)
 }
 
-fn dh_parameters() -> Reason {
+/// The refusal for DH parameters, in whatever file they stand.
+pub fn dh_parameters() -> Reason {
     Reason::new(
         Code::DhParametersPresent,
         "The file holds DH parameters, which are never used: key exchange is ECDHE or better.",
