@@ -602,6 +602,14 @@ pub enum Certificate {
         #[arg(long, value_name = "REVISION")]
         expect: Option<u64>,
     },
+    /// Import everything that a folder holds: pairs of PEM files, or what certbot, Caddy, acme.sh, lego or Traefik keep
+    #[command(
+        after_help = "A plan comes first, then one verdict a line: added, replaced, unchanged, refused, skipped or failed. Pairs are found by \
+                      their public keys. What the project has already is left alone, so the same command goes on where an import was cut off.\n\n\
+                      Exit status 0: all was added or is there; 1: something was refused; 2: it could not run.\n\n\
+                      Example:\n  chancery certificate import /etc/letsencrypt --region eu-1 --dry-run"
+    )]
+    Import(Import),
     /// Wait until a certificate reaches a status
     #[command(
         after_help = "Exit status 1: it can no longer come to that; 3: the time is over.\n\nExample:\n  chancery certificate wait site --status active --timeout 60s"
@@ -616,6 +624,32 @@ pub enum Certificate {
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
         timeout: Duration,
     },
+}
+
+/// `chancery certificate import`
+#[derive(Clone, Debug, Args)]
+pub struct Import {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// A region or country where they work
+    #[arg(long = "region", value_name = "REGION", required = true)]
+    pub regions: Vec<Slug>,
+    /// As backups, which never go live by being uploaded
+    #[arg(long)]
+    pub standby: bool,
+    /// Print the plan and what would become of each, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before it begins
+    #[arg(long)]
+    pub yes: bool,
+    /// Begin each name with this and a hyphen
+    #[arg(long, value_name = "PREFIX", value_parser = crate::commands::certificate::import::prefix)]
+    pub name_prefix: Option<String>,
+    /// Take what one tool has written and nothing else; plain takes every folder for an ordinary one
+    #[arg(long, value_enum)]
+    pub layout: Option<crate::commands::certificate::import::Layout>,
 }
 
 /// `chancery host`

@@ -344,10 +344,36 @@ impl Client {
             ));
         }
         let id = self.id.unwrap_or_else(Uuid::now_v7);
+        self.give(project, name, id, body.into(), true).await
+    }
+
+    /// Gives a command whose body and id the caller keeps. `busy` and `rate_limited` come back at once, for a caller that
+    /// gives many commands and keeps the pace for all of them; a lost answer is asked for again as ever.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub async fn command_once(
+        &self,
+        project: &Slug,
+        name: &str,
+        id: Uuid,
+        body: Bytes,
+    ) -> Result<Accepted> {
+        self.give(project, name, id, body, false).await
+    }
+
+    async fn give(
+        &self,
+        project: &Slug,
+        name: &str,
+        id: Uuid,
+        body: Bytes,
+        patient: bool,
+    ) -> Result<Accepted> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", id.to_string());
         let subject = subject::of("cmd", project.as_str(), name);
-        let answer = self.ask(subject, body.into(), Some(headers), ASK_LIMIT).await.map_err(|silence| match silence {
+        let answer = self.ask(subject, body, Some(headers), ASK_LIMIT, patient).await.map_err(|silence| match silence {
             Silence::Failed(failure) => failure,
             Silence::NoAnswer => Failure::CouldNotRun(anyhow::anyhow!(
                 "no answer within {} s, so whether it happened is not known; the same command with --id {id} tells, \
@@ -392,7 +418,7 @@ impl Client {
     ) -> Result<Bytes> {
         let body = serde_json::to_vec(body).context("writing the query")?;
         let subject = subject::of("query", project.as_str(), view);
-        self.ask(subject, body.into(), None, limit)
+        self.ask(subject, body.into(), None, limit, true)
             .await
             .map_err(|silence| match silence {
                 Silence::Failed(failure) => failure,
@@ -493,13 +519,15 @@ impl Client {
         }
     }
 
-    /// Asks until there is an answer that will stay, with the same headers and thus the same id.
+    /// Asks until there is an answer that will stay, with the same headers and thus the same id. `patient`: one that passes
+    /// is none.
     async fn ask(
         &self,
         subject: String,
         body: Bytes,
         headers: Option<HeaderMap>,
         limit: Duration,
+        patient: bool,
     ) -> std::result::Result<Bytes, Silence> {
         let begun = Instant::now();
         let mut word = self.word.clone();
@@ -530,7 +558,7 @@ impl Client {
             match answer {
                 Ok(message) => match Refused::read(&message.payload) {
                     None => return Ok(message.payload),
-                    Some(refused) if refused.passes() => {
+                    Some(refused) if patient && refused.passes() => {
                         if let Some(ms) = refused.told.retry_after_ms {
                             wait = Duration::from_millis(ms);
                         }

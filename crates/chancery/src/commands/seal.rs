@@ -16,8 +16,9 @@ use crate::files;
 use crate::output::Out;
 use crate::pem;
 
-#[derive(Deserialize)]
-struct IngestionKey {
+/// The key that private keys are sealed to.
+#[derive(Clone, Deserialize)]
+pub(super) struct IngestionKey {
     kid: String,
     public: String,
 }
@@ -51,21 +52,33 @@ pub(super) fn read_key(path: &std::path::Path) -> Result<PrivateKey> {
 
 /// Seals a key for one project to the present ingestion key.
 pub(super) async fn seal(client: &Client, project: &Slug, key: &PrivateKey) -> Result<SealedKey> {
-    let ingestion: IngestionKey = client
-        .view(project, "ingestion-key", &serde_json::json!({}))
-        .await?;
-    let public: [u8; 32] = data_encoding::BASE64URL_NOPAD
-        .decode(ingestion.public.trim_end_matches('=').as_bytes())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .context("the ingestion key is not one that this release can seal to")?;
-    let sealed =
-        SealedKey::seal(&public, project.as_str(), key).context("sealing the private key")?;
-    // The name is made from the key: another one would mean that something between changed one of them.
-    if sealed.kid != ingestion.kid {
-        return Err(
-            anyhow::anyhow!("the ingestion key does not have the name that it came with").into(),
-        );
+    IngestionKey::ask(client, project).await?.seal(project, key)
+}
+
+impl IngestionKey {
+    /// Asks for the present one.
+    pub(super) async fn ask(client: &Client, project: &Slug) -> Result<Self> {
+        client
+            .view(project, "ingestion-key", &serde_json::json!({}))
+            .await
     }
-    Ok(sealed)
+
+    /// Seals a key for one project.
+    pub(super) fn seal(&self, project: &Slug, key: &PrivateKey) -> Result<SealedKey> {
+        let public: [u8; 32] = data_encoding::BASE64URL_NOPAD
+            .decode(self.public.trim_end_matches('=').as_bytes())
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .context("the ingestion key is not one that this release can seal to")?;
+        let sealed =
+            SealedKey::seal(&public, project.as_str(), key).context("sealing the private key")?;
+        // The name is made from the key: another one would mean that something between changed one of them.
+        if sealed.kid != self.kid {
+            return Err(anyhow::anyhow!(
+                "the ingestion key does not have the name that it came with"
+            )
+            .into());
+        }
+        Ok(sealed)
+    }
 }

@@ -23,6 +23,7 @@ use crate::files;
 use crate::output::{Card, Out, Table, list, when};
 use crate::pem;
 
+pub mod import;
 pub mod wait;
 
 /// How long `--wait` waits.
@@ -208,6 +209,7 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             )?;
             then_wait(&client, project, &name, wait, out).await
         }
+        Certificate::Import(args) => import::run(global, args, out).await,
         command => {
             let client = Client::connect(global).await?;
             let project = client.project()?;
@@ -256,7 +258,7 @@ async fn with_client(
     out: &Out,
 ) -> Result<ExitCode> {
     match command {
-        Certificate::Add { .. } | Certificate::Replace { .. } => {
+        Certificate::Add { .. } | Certificate::Replace { .. } | Certificate::Import(_) => {
             Err(anyhow::anyhow!("an upload reads its files before it connects").into())
         }
         Certificate::List { expiring } => {
