@@ -1,7 +1,9 @@
 //! Views: what people and programs ask. Every answer comes from the tables in one short read transaction, and from what the
 //! edges last reported.
 
+mod certificates;
 pub(crate) mod projects;
+mod usable;
 
 use std::sync::{Arc, Mutex};
 
@@ -10,13 +12,12 @@ use serde_json::{Map, Value, json};
 
 use ledger::Ledger;
 use lifecycle::command::Asker;
-use lifecycle::event::CertificateKind;
 use lifecycle::history;
-use lifecycle::names::{CertificateId, Host, PLATFORM, Slug};
+use lifecycle::names::{Host, PLATFORM, Slug};
 use lifecycle::rejection::Code;
 use lifecycle::selection::{self, Candidate, Mode};
 use lifecycle::state::{
-    self, Certificate, Claim, ClaimStatus, Resource, Served, State, Status, Version, key,
+    self, Claim, ClaimStatus, Resource, Served, State, key,
 };
 use lifecycle::store::{Parts, Read, Table, decode};
 use wire::answer::Problem;
@@ -24,7 +25,7 @@ use wire::envelope::{Position, micros, rfc3339, rfc3339_micros};
 use wire::request::{EventsQuery, HostQuery, ListQuery, OutcomeQuery, parse_query};
 
 use crate::checks::Checks;
-use crate::distribution::{Edges, Live};
+use crate::distribution::Edges;
 use crate::ingestion::Ingestion;
 use crate::registrar::{Observed, answer_of};
 use crate::tables::{Tables, fatal};
@@ -35,13 +36,6 @@ const PAGE_MAX: usize = 500;
 const PAGE: usize = 100;
 /// Most bytes of a page: an answer must fit into one message.
 const PAGE_BYTES: usize = 512 * 1024;
-/// Hosts that are looked at at least, however few are listed.
-const HOSTS_MIN: usize = 300;
-/// Roles that are listed for one certificate, alone and in a list.
-const ROLES: (usize, usize) = (1_000, 20);
-
-mod backup;
-
 mod backup;
 
 type Answered = Result<Value, Problem>;
@@ -60,8 +54,6 @@ pub struct Views {
     pub clock: Arc<Mutex<Option<String>>>,
     /// The door.
     pub door: Arc<std::sync::OnceLock<bus::door::Door>>,
-    /// The generation of the regions' feeds.
-    pub generation: u64,
     /// The generation of the regions' feeds.
     pub generation: u64,
     /// Where a rebuild may put its files.
@@ -135,16 +127,6 @@ impl Views {
                     format!("`chancery access create NAME --project platform --right query.{view} --out FILE`"),
                 ));
             }
-            Some(access)
-                if wire::subject::EXACT_VIEWS.contains(&view)
-                    && !backup::allowed_exactly(&access.rights, view) =>
-            {
-                return Err(Problem::new(
-                    Code::Unauthorized,
-                    format!("this needs all of an operator's rights, or the right query.{view} by its name"),
-                    format!("`chancery access create NAME --project platform --right query.{view} --out FILE`"),
-                ));
-            }
             Some(_) if asker.operator || asker.project == *project => {}
             _ => {
                 return Err(Problem::new(
@@ -178,191 +160,12 @@ impl Views {
             "status" => self.status(),
             "rebuild" => self.rebuild().await,
             "backup" => return self.backup(&parse_query(body)?).await,
-            "backup" => return self.backup(&parse_query(body)?).await,
             _ => Err(not_found("view")),
         }?;
         Ok(serde_json::to_vec(&value).unwrap_or_default())
     }
 
-    // ---- certificates
-
-    fn certificates(&self, project: &Slug, query: &ListQuery) -> Answered {
-        let tables = Tables::of(&self.ledger);
-        if let Some(name) = &query.name {
-            let certificate = tables
-                .certificate_named(project.as_str(), name)
-                .ok_or_else(|| not_found("certificate"))?;
-            return Ok(
-                json!({"certificates": [self.certificate(&tables, &certificate, ROLES.0)], "next": null}),
-            );
-        }
-        let prefix = key::text(project);
-        let mut after = query.after.as_ref().map(|name| key::pair(project, name));
-        let mut found = Vec::new();
-        let mut next = None;
-        let mut bytes = 0;
-        'pages: loop {
-            let page = tables.scan(Table::CertificateName, &prefix, after.as_deref(), PAGE_MAX);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            for (_, id) in &page {
-                let Some(certificate) = tables.certificate(decode::<CertificateId>(id)) else {
-                    continue;
-                };
-                if let Some(days) = query.expiring {
-                    let end = certificate.latest().map_or(i64::MAX, |v| v.facts.not_after);
-                    if end > now() + i64::from(days) * 86_400 {
-                        continue;
-                    }
-                }
-                let name = certificate.name.to_string();
-                let shown = self.certificate(&tables, &certificate, ROLES.1);
-                bytes += shown.to_string().len();
-                found.push(shown);
-                if found.len() >= limit(query.limit) || bytes > PAGE_BYTES {
-                    next = Some(name);
-                    break 'pages;
-                }
-            }
-        }
-        Ok(json!({"certificates": found, "next": next}))
-    }
-
-    fn certificate(&self, tables: &Tables, certificate: &Certificate, roles_max: usize) -> Value {
-        let now = now();
-        let latest = certificate.latest();
-        let status = latest.map_or(Status::Deleted, |v| v.shown(now));
-        let (roles, behind, unserved) = self.roles(tables, certificate, roles_max);
-        let active = roles.iter().any(|r| r["role"] == "active");
-        let shown = match status {
-            Status::Verifying => "in progress",
-            Status::Ready if active => "active",
-            Status::Ready => "standby",
-            status => status.as_str(),
-        };
-        let (revocation, warnings) = latest
-            .map(|v| crate::revocation::shown(&self.checks, tables, certificate, v))
-            .unwrap_or_default();
-        json!({
-            "name": certificate.name,
-            "id": certificate.id,
-            "kind": certificate.kind,
-            "status": status.as_str(),
-            "shown": shown,
-            "reasons": latest.map(|v| json!(v.reasons)).unwrap_or_default(),
-            "names": latest.map(|v| json!(v.facts.names)).unwrap_or_default(),
-            "not_before": latest.map(|v| rfc3339(v.facts.not_before)),
-            "not_after": latest.map(|v| rfc3339(v.facts.not_after)),
-            "trust": latest.and_then(|v| v.trust),
-            "revocation": revocation,
-            "warnings": warnings,
-            "fingerprint": latest.map(|v| v.facts.fingerprint),
-            "key": latest.map(|v| v.facts.key),
-            "regions": certificate.regions,
-            "standby": certificate.standby,
-            "versions": certificate.versions.iter().rev().map(|v| version(v, now)).collect::<Vec<_>>(),
-            "roles": roles,
-            "served_everywhere": active && behind.is_empty() && !unserved,
-            "behind": behind,
-            "revision": certificate.revision,
-        })
-    }
-
-    /// Where a certificate is active or standby, the edges that are behind with that, and whether a region has no edge.
-    fn roles(
-        &self,
-        tables: &Tables,
-        certificate: &Certificate,
-        max: usize,
-    ) -> (Vec<Value>, Vec<Value>, bool) {
-        let (mut roles, mut behind, mut unserved) = (Vec::new(), Vec::new(), false);
-        if certificate.kind != CertificateKind::Server || certificate.deleted {
-            return (roles, behind, unserved);
-        }
-        for region in &certificate.regions {
-            let live = self.edges.live(region);
-            let mut since = 0;
-            for host in self.hosts(tables, certificate, region, max.max(HOSTS_MIN)) {
-                let Some(candidates) = ranking(tables, &host, region) else {
-                    continue;
-                };
-                let mut chain = selection::chain(&candidates.1, now());
-                let role = match chain.next() {
-                    Some(first) if first.certificate == certificate.id => "active",
-                    Some(_) if chain.any(|c| c.certificate == certificate.id) => "standby",
-                    _ => continue,
-                };
-                if role == "active" {
-                    // Also the end of what was active before it counts.
-                    let head = self.ledger.head().sequence;
-                    let past = history::ranking_at(tables, &host, region.as_str(), head);
-                    since = since
-                        .max(past.map_or(0, |past| past.since))
-                        .max(certificate.changed);
-                }
-                if roles.len() < max {
-                    roles.push(json!({"region": region, "host": host, "role": role}));
-                }
-            }
-            if since > 0 {
-                unserved |= live.of == 0;
-                if live.of == 0 || live.applied < since {
-                    behind.push(json!({"region": region, "edges": behind_names(&live), "applied": live.applied, "wanted": since}));
-                }
-            }
-        }
-        (roles, behind, unserved)
-    }
-
-    /// Hosts of the project that a certificate can serve in a region.
-    fn hosts(
-        &self,
-        tables: &Tables,
-        certificate: &Certificate,
-        region: &Slug,
-        max: usize,
-    ) -> Vec<Host> {
-        let mut hosts: Vec<Host> = Vec::new();
-        let mut names: Vec<&String> = certificate
-            .versions
-            .iter()
-            .flat_map(|v| &v.facts.names)
-            .collect();
-        names.sort();
-        names.dedup();
-        let platform = tables
-            .control()
-            .map(|c| format!("*.{region}.{}", c.platform_domain))
-            .unwrap_or_default();
-        for name in names {
-            let Ok(host) = Host::parse(name) else {
-                continue;
-            };
-            if host.is_wildcard() {
-                let below = key::pair(&certificate.project, host.parent());
-                hosts.extend(
-                    tables
-                        .scan(Table::ClaimBelow, &below, None, max)
-                        .iter()
-                        .filter_map(|(row, _)| {
-                            Host::parse(Parts::of(&row[below.len()..]).text()).ok()
-                        }),
-                );
-            }
-            if *name == platform
-                || tables.holder(name).as_ref() == Some(&certificate.project)
-                || tables.holder(name).is_none()
-            {
-                hosts.push(host);
-            }
-            if hosts.len() >= max {
-                break;
-            }
-        }
-        hosts.sort();
-        hosts.dedup();
-        hosts
-    }
+    // ---- what is served
 
     /// For each live host of the project: the active certificate, or the fallbacks.
     fn serving(&self, project: &Slug, query: &ListQuery, active: bool) -> Answered {
@@ -969,25 +772,6 @@ fn ranking(tables: &Tables, host: &Host, region: &Slug) -> Option<(Served, Vec<C
         return Some((served, ranked));
     }
     lifecycle::decide::ranking(tables, host, region.as_str())
-}
-
-fn behind_names(live: &Live) -> Vec<String> {
-    live.behind.iter().map(ToString::to_string).collect()
-}
-
-fn version(version: &Version, now: i64) -> Value {
-    json!({
-        "version": version.version,
-        "status": version.shown(now).as_str(),
-        "fingerprint": version.facts.fingerprint,
-        "names": version.facts.names,
-        "not_before": rfc3339(version.facts.not_before),
-        "not_after": rfc3339(version.facts.not_after),
-        "trust": version.trust,
-        "key": version.facts.key,
-        "reasons": version.reasons,
-        "added": version.added,
-    })
 }
 
 fn candidate(tables: &Tables, c: &Candidate) -> Value {
