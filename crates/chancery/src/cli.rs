@@ -126,6 +126,13 @@ pub enum Command {
         after_help = "Example:\n  chancery host www.example.com --region eu-1 --at 2026-11-22T12:00:00Z"
     )]
     Host(Host),
+    /// Judge a chain offline, as clients that trust certain roots would; exit 1 if they would refuse it
+    #[command(
+        after_help = "The first certificate of FILE is the server's; the others help to find a path, in any order. Nothing is sent anywhere.\n\n\
+                      Exit status 0: accepted; 1: rejected; 2: it could not run.\n\n\
+                      Example:\n  chancery verify --chain chain.pem --key key.pem --domain www.example.com"
+    )]
+    Verify(Verify),
     /// The committed events
     #[command(
         subcommand,
@@ -508,12 +515,15 @@ pub enum Certificate {
     Add {
         /// Its name, unique in the project
         name: Slug,
-        /// PEM: the certificate, then its intermediates
+        /// The certificate and its intermediates, in any order: PEM, DER, PKCS#12 (.pfx) or PKCS#7 (.p7b)
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
-        /// PEM: the private key, PKCS#8, PKCS#1 or SEC1
+        /// The private key, unless the file of the chain holds it: PKCS#8, PKCS#1 or SEC1, as PEM or DER
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
+        /// A file whose first line is the password of an encrypted key or a PKCS#12 file; asked for on a terminal unless told
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
         /// server: chain and key; ca: client trust, without a key
         #[arg(long, value_enum, default_value_t = KindOfCertificate::Server)]
         kind: KindOfCertificate,
@@ -547,12 +557,15 @@ pub enum Certificate {
     Replace {
         /// Its name
         name: Slug,
-        /// PEM: the certificate, then its intermediates
+        /// The certificate and its intermediates, in any order: PEM, DER, PKCS#12 (.pfx) or PKCS#7 (.p7b)
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
-        /// PEM: the private key
+        /// The private key, unless the file of the chain holds it: PKCS#8, PKCS#1 or SEC1, as PEM or DER
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
+        /// A file whose first line is the password of an encrypted key or a PKCS#12 file; asked for on a terminal unless told
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
         /// Only if its revision is still this one
         #[arg(long, value_name = "REVISION")]
         expect: Option<u64>,
@@ -665,6 +678,29 @@ pub struct Host {
     pub at: Option<Time>,
 }
 
+/// `chancery verify`
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    /// The server's certificate and help for its path
+    #[arg(long, value_name = "FILE")]
+    pub chain: PathBuf,
+    /// The private key that must belong to it
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// A DNS name or IP address that clients would ask for; without one, names are not looked at
+    #[arg(long = "domain", value_name = "DOMAIN")]
+    pub domains: Vec<control::chain::offline::Domain>,
+    /// The roots that clients trust; without it, the public ones
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
+    /// The moment, RFC 3339; without it, now
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub at: Option<Time>,
+    /// A file whose first line is the password of an encrypted key or a PKCS#12 file; asked for on a terminal unless told
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
 /// `chancery events`
 #[derive(Debug, Subcommand)]
 pub enum Events {
@@ -703,9 +739,12 @@ pub enum Audit {
 /// `chancery seal`
 #[derive(Debug, Args)]
 pub struct Seal {
-    /// PEM: the private key, PKCS#8, PKCS#1 or SEC1
+    /// The private key: PKCS#8, PKCS#1 or SEC1, as PEM or DER, or a PKCS#12 file
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
+    /// A file whose first line is its password; asked for on a terminal unless told
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
 }
 
 /// The kinds of a resource.

@@ -14,9 +14,6 @@ use lifecycle::rejection::Code;
 
 use crate::failure::{Failure, Result};
 
-/// Largest file with a chain or key that is read, bytes.
-pub const PEM_MAX: u64 = 10 * 1024 * 1024;
-
 /// Reads a file of at most `max` bytes. It may hold a key, so what was read wipes itself.
 ///
 /// # Errors

@@ -7,14 +7,12 @@ use serde::Deserialize;
 
 use keyring::{PrivateKey, SealedKey};
 use lifecycle::names::Slug;
-use lifecycle::rejection::Code;
 
 use crate::cli::{Global, Seal};
 use crate::client::Client;
-use crate::failure::{Failure, Result};
-use crate::files;
+use crate::failure::Result;
+use crate::material::{self, Passwords};
 use crate::output::Out;
-use crate::pem;
 
 /// The key that private keys are sealed to.
 #[derive(Clone, Deserialize)]
@@ -25,29 +23,12 @@ pub(super) struct IngestionKey {
 
 pub(super) async fn run(global: &Global, args: Seal, out: &Out) -> Result<ExitCode> {
     // What is wrong with the file is told before anybody is asked.
-    let key = read_key(&args.key)?;
+    let mut passwords = Passwords::new(args.password_file.as_deref());
+    let key = material::key(&args.key, &mut passwords)?;
     let client = Client::connect(global).await?;
     let sealed = seal(&client, client.project()?, &key).await?;
     out.document(&sealed);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Reads the one private key of a file.
-pub(super) fn read_key(path: &std::path::Path) -> Result<PrivateKey> {
-    let mut keys = pem::read(&files::read(path, files::PEM_MAX)?)?.keys;
-    match (keys.pop(), keys.len()) {
-        (Some(key), 0) => Ok(key),
-        (None, _) => Err(Failure::problem(
-            Code::KeyMissing,
-            format!("{} holds no private key", path.display()),
-            "the block begins with -----BEGIN PRIVATE KEY----- or a like line",
-        )),
-        (Some(_), more) => Err(Failure::problem(
-            Code::KeyUnexpected,
-            format!("{} holds {} private keys", path.display(), more + 1),
-            "leave only the one that belongs to the certificate",
-        )),
-    }
 }
 
 /// Seals a key for one project to the present ingestion key.

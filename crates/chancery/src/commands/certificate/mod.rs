@@ -12,16 +12,14 @@ use keyring::PrivateKey;
 use lifecycle::command::{DeleteCertificate, DeployCertificate, WithdrawCertificate};
 use lifecycle::event::CertificateKind;
 use lifecycle::names::Slug;
-use lifecycle::rejection::Code;
 use wire::request::{AddCertificate, ListQuery, ReplaceCertificate};
 
 use super::{Reason, accepted, listing, seal, showing};
 use crate::cli::{Certificate, Global};
 use crate::client::Client;
-use crate::failure::{Failure, Result};
-use crate::files;
+use crate::failure::Result;
+use crate::material::{self, Passwords, Upload};
 use crate::output::{Card, Out, Table, list, when};
-use crate::pem;
 
 pub mod import;
 pub mod wait;
@@ -47,6 +45,9 @@ pub(super) struct View {
     #[serde(deserialize_with = "super::nullable")]
     not_after: String,
     trust: Option<String>,
+    #[serde(deserialize_with = "super::nullable")]
+    revocation: Revocation,
+    warnings: Vec<Warning>,
     regions: Vec<String>,
     standby: bool,
     #[serde(deserialize_with = "super::nullable")]
@@ -71,6 +72,42 @@ struct Version {
     trust: Option<String>,
 }
 
+/// What the last look at revocation found.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Revocation {
+    status: String,
+    #[serde(deserialize_with = "super::nullable")]
+    checked: String,
+    #[serde(deserialize_with = "super::nullable")]
+    source: String,
+}
+
+impl Revocation {
+    fn line(&self) -> String {
+        let mut line = match self.status.as_str() {
+            "good" => "not revoked".to_owned(),
+            "none" => "its CA names no address to look it up".to_owned(),
+            status => status.to_owned(),
+        };
+        if !self.checked.is_empty() {
+            line.push_str(&format!(", looked up {}", when(&self.checked)));
+        }
+        if !self.source.is_empty() {
+            line.push_str(&format!(" at {}", self.source));
+        }
+        line
+    }
+}
+
+/// What somebody should know and need not act on at once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Warning {
+    message: String,
+    hint: String,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Role {
@@ -90,66 +127,30 @@ impl View {
     }
 }
 
-/// What files bring: the chain to send, and the key to seal.
-struct Material {
-    chain: String,
-    key: Option<PrivateKey>,
-}
-
 /// Reads the files of an upload. What is wrong with them is told before anybody is asked.
-fn material(
+fn upload(
     chain: &Path,
     key: Option<&Path>,
+    password_file: Option<&Path>,
     kind: CertificateKind,
     out: &Out,
-) -> Result<Material> {
-    let mut contents = pem::read(&files::read(chain, files::PEM_MAX)?)?;
-    if kind == CertificateKind::Ca && (key.is_some() || !contents.keys.is_empty()) {
-        return Err(Failure::problem(
-            Code::KeyUnexpected,
-            "a certificate of kind ca is client trust and never has a key here",
-            "leave the private key out; the CA keeps it",
-        ));
+) -> Result<Upload> {
+    let upload = material::upload(chain, key, kind, &mut Passwords::new(password_file))?;
+    for note in &upload.notes {
+        out.note(note);
     }
-    let key = match (key, contents.keys.len()) {
-        (Some(path), _) => Some(seal::read_key(path)?),
-        (None, 0) => None,
-        (None, 1) => {
-            out.note(format!(
-                "{} also holds the private key; it is sealed and used",
-                chain.display()
-            ));
-            contents.keys.pop()
-        }
-        (None, several) => {
-            return Err(Failure::problem(
-                Code::KeyUnexpected,
-                format!("{} holds {several} private keys", chain.display()),
-                "leave only the one that belongs to the certificate, or name its file with --key",
-            ));
-        }
-    };
-    if contents.public.is_empty() {
-        return Err(Failure::problem(
-            Code::NoCertificate,
-            format!("{} holds no certificate", chain.display()),
-            "the chain begins with -----BEGIN CERTIFICATE-----, the host's own certificate first",
-        ));
+    Ok(upload)
+}
+
+/// Tells what was done to the chain that was sent, a line each; programs find it in the answer.
+fn tell_repairs(answer: &crate::client::Accepted, out: &Out) {
+    let repairs = answer.answer.more.get("repairs").cloned();
+    let repairs: Vec<control::chain::repair::Repair> = repairs
+        .and_then(|repairs| serde_json::from_value(repairs).ok())
+        .unwrap_or_default();
+    for repair in repairs {
+        out.note(format!("repaired: {}", repair.message));
     }
-    if contents.public.len() > crate::client::BODY_MAX {
-        return Err(Failure::problem(
-            Code::TooLarge,
-            format!(
-                "the chain has {} bytes, more than any chain needs",
-                contents.public.len()
-            ),
-            "a chain is the host's certificate and its intermediates; leave the others out",
-        ));
-    }
-    Ok(Material {
-        chain: contents.public,
-        key,
-    })
 }
 
 pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Result<ExitCode> {
@@ -158,24 +159,26 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             name,
             chain,
             key,
+            password_file,
             kind,
             regions,
             standby,
             wait,
         } => {
             let kind = kind.into();
-            let material = material(&chain, key.as_deref(), kind, out)?;
+            let upload = upload(&chain, key.as_deref(), password_file.as_deref(), kind, out)?;
             let client = Client::connect(global).await?;
             let project = client.project()?;
             let body = AddCertificate {
                 name: name.clone(),
                 kind,
-                chain: material.chain,
-                key: sealed(&client, project, material.key).await?,
+                chain: upload.chain,
+                key: sealed(&client, project, upload.key).await?,
                 regions,
                 standby,
             };
             let answer = client.command(project, "certificate.add", &body).await?;
+            tell_repairs(&answer, out);
             accepted(
                 out,
                 &answer,
@@ -187,21 +190,29 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             name,
             chain,
             key,
+            password_file,
             expect,
             wait,
         } => {
-            let material = material(&chain, key.as_deref(), CertificateKind::Server, out)?;
+            let upload = upload(
+                &chain,
+                key.as_deref(),
+                password_file.as_deref(),
+                CertificateKind::Server,
+                out,
+            )?;
             let client = Client::connect(global).await?;
             let project = client.project()?;
             let body = ReplaceCertificate {
                 name: name.clone(),
-                chain: material.chain,
-                key: sealed(&client, project, material.key).await?,
+                chain: upload.chain,
+                key: sealed(&client, project, upload.key).await?,
                 expect,
             };
             let answer = client
                 .command(project, "certificate.replace", &body)
                 .await?;
+            tell_repairs(&answer, out);
             accepted(
                 out,
                 &answer,
@@ -382,6 +393,10 @@ fn show(view: &View, out: &Out) {
     card.add("begins", when(&view.not_before));
     card.add("ends", when(&view.not_after));
     card.add("trust", view.trust.clone().unwrap_or_default());
+    card.add("revocation", view.revocation.line());
+    for warning in &view.warnings {
+        card.add("warning", format!("{} ({})", warning.message, warning.hint));
+    }
     card.add("key", key(&view.key));
     card.add("fingerprint", view.fingerprint.clone());
     card.add("regions", list(&view.regions, 50));
@@ -415,86 +430,5 @@ fn show(view: &View, out: &Out) {
             table.row([role.region.clone(), role.host.clone(), role.role.clone()]);
         }
         table.print(out, "");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use keyring::KeyKind;
-
-    use super::*;
-
-    fn pem(label: &str, der: &[u8]) -> String {
-        format!(
-            "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-            data_encoding::BASE64.encode(der)
-        )
-    }
-
-    fn code(result: Result<Material>) -> String {
-        match result {
-            Err(Failure::Refused(refused)) => refused.told.code,
-            Err(other) => format!("{other:?}"),
-            Ok(_) => "ok".to_owned(),
-        }
-    }
-
-    #[test]
-    fn files_are_told_apart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, text).expect("written");
-            path
-        };
-        let key = PrivateKey::generate(KeyKind::EcdsaP256).expect("made");
-        let key = pem("PRIVATE KEY", key.danger_to_pkcs8_der().expose());
-        let certificate = pem("CERTIFICATE", b"x");
-        let alone = file("chain.pem", &certificate);
-        let both = file("both.pem", &format!("{key}{certificate}"));
-        let two = file("two.pem", &format!("{key}{key}{certificate}"));
-        let only_key = file("key.pem", &key);
-        let out = Out::new(true);
-        let server = CertificateKind::Server;
-
-        let read = material(&alone, Some(&only_key), server, &out).expect("read");
-        assert!(read.key.is_some());
-        let read = material(&both, None, server, &out).expect("read");
-        assert!(read.key.is_some() && !read.chain.contains("PRIVATE"));
-        let read = material(&both, Some(&only_key), server, &out).expect("read");
-        assert!(read.key.is_some() && !read.chain.contains("PRIVATE"));
-        // Whether a server certificate may come without a key is the other side's to say: a replacement may keep it.
-        assert!(
-            material(&alone, None, server, &out)
-                .expect("read")
-                .key
-                .is_none()
-        );
-
-        assert_eq!(code(material(&two, None, server, &out)), "key_unexpected");
-        assert_eq!(
-            code(material(&only_key, None, server, &out)),
-            "no_certificate"
-        );
-        assert_eq!(
-            code(material(&alone, Some(&alone), server, &out)),
-            "key_missing"
-        );
-        assert_eq!(
-            code(material(&alone, Some(&only_key), CertificateKind::Ca, &out)),
-            "key_unexpected"
-        );
-        assert_eq!(
-            code(material(&both, None, CertificateKind::Ca, &out)),
-            "key_unexpected"
-        );
-        let large = file("large.pem", &certificate.repeat(10_000));
-        assert_eq!(code(material(&large, None, server, &out)), "too_large");
-        let huge = folder.path().join("huge.pem");
-        std::fs::File::create(&huge)
-            .expect("made")
-            .set_len(files::PEM_MAX + 1)
-            .expect("grown");
-        assert_eq!(code(material(&huge, None, server, &out)), "too_large");
     }
 }
