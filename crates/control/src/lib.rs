@@ -3,6 +3,7 @@
 //! * [`ingestion`]: reads what comes through the door, examines certificates ([`chain`]), has their keys sealed
 //! * [`registrar`]: the one writer of the log; [`queue`]: commands that are decided later
 //! * [`tables`]: the ledger's rows as the domain reads them
+//! * [`audit`]: signed checkpoints of the log, and proofs of single events
 //! * [`vault`]: sealed private keys; [`custodian`]: their end; [`access`]: who may connect
 //! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
 //! * [`revocation`]: whether CAs have taken back what is served
@@ -15,6 +16,7 @@
 //! [`Control::start`] puts them together in one process.
 
 pub mod access;
+pub mod audit;
 pub mod backup;
 pub mod chain;
 pub mod checks;

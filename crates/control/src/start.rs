@@ -121,6 +121,9 @@ pub enum Error {
     /// The door.
     #[error("the door: {0}")]
     Door(#[from] bus::door::Error),
+    /// The checkpoints' key.
+    #[error("audit: {0}")]
+    Audit(#[from] crate::audit::Error),
     /// The registrar said no to what the start needs.
     #[error("{0}")]
     Refused(String),
@@ -185,6 +188,8 @@ impl Control {
                     .ok_or(Error::Interrupted)?
             }
         };
+        let checkpoint_key =
+            crate::audit::Key::open(&keyring, &config.state, generation, &mut unpublished)?;
         let signer_public = keyring::feed::FeedSigner::from_secret(signer.expose())
             .map_err(|_| Error::Interrupted)?
             .public();
@@ -210,7 +215,7 @@ impl Control {
             keyring,
             unpublished,
             identity,
-            signer,
+            (signer, checkpoint_key),
             signer_public,
             &nats,
         )
@@ -242,7 +247,7 @@ impl Control {
         keyring: keyring::Vault,
         unpublished: Vec<keyring::SealedBlob>,
         identity: Arc<Identity>,
-        signer: keyring::Secret,
+        (signer, checkpoint_key): (keyring::Secret, crate::audit::Key),
         signer_public: [u8; 32],
         nats: &str,
     ) -> Result<
@@ -413,7 +418,18 @@ impl Control {
             queued: Mutex::new(Buckets::new(config.rate)),
         });
         let door_seen: Arc<OnceLock<bus::door::Door>> = Arc::default();
+        let auditor = match Tables::of(&ledger).control() {
+            Some(control) => Arc::new(crate::audit::Auditor::new(
+                ledger.clone(),
+                checkpoint_key,
+                &control.platform_domain,
+                &control.log,
+            )?),
+            // The registrar begins every log with it.
+            None => return Err(Error::Interrupted),
+        };
         let views = Arc::new(Views {
+            auditor,
             ledger: ledger.clone(),
             edges: Arc::clone(&edges),
             ingestion: Arc::clone(&ingestion),

@@ -60,6 +60,8 @@ pub struct Views {
     pub scratch: std::path::PathBuf,
     /// What was last found in the world.
     pub checks: Checks,
+    /// Signs checkpoints and proves events.
+    pub auditor: Arc<crate::audit::Auditor>,
     /// One rebuild at a time.
     pub rebuilding: tokio::sync::Mutex<()>,
 }
@@ -160,6 +162,9 @@ impl Views {
             "status" => self.status(),
             "rebuild" => self.rebuild().await,
             "backup" => return self.backup(&parse_query(body)?).await,
+            "checkpoint" | "checkpoint-key" | "proof" => {
+                return self.auditor.answer(project, view, body);
+            }
             _ => Err(not_found("view")),
         }?;
         Ok(serde_json::to_vec(&value).unwrap_or_default())
@@ -672,6 +677,8 @@ impl Views {
         }
         let owed = tables.scan(Table::Unverified, &[], None, 1_001).len();
         let control = tables.control();
+        let (audit, unsigned) = self.auditor.status();
+        wrong.extend(unsigned);
         let door = self.door.get().map(
             |d| json!({"open": d.is_open(), "reconnects": d.reconnects(), "counts": d.counts()}),
         );
@@ -684,10 +691,11 @@ impl Views {
             "platform_domain": control.as_ref().map(|c| c.platform_domain.clone()),
             "head": head.sequence,
             "head_hash": head.hash.to_string(),
-            "roles": ["ingestion", "registrar", "vault", "verifier", "clock", "distribution"],
+            "roles": ["ingestion", "registrar", "vault", "verifier", "clock", "distribution", "audit"],
             "registrar": observed,
             "door": door,
             "owed": {"verifications": owed},
+            "audit": audit,
             "regions": regions,
         }))
     }
@@ -747,8 +755,16 @@ fn compare(ledger: &Ledger, folder: &std::path::Path) -> Result<Value, String> {
         live.first_difference(&rebuilt, &tables)
             .map_err(|e| text(&e))?
     };
+    // The tree belongs to what a replay gives again: its hashes and its root.
+    let tree = live.tree().map_err(|e| text(&e))?;
+    let of_tree = live
+        .first_tree_difference(&rebuilt)
+        .map_err(|e| text(&e))?;
+    let same_tree = of_tree.is_none() && tree == rebuilt.tree().map_err(|e| text(&e))?;
     Ok(json!({
-        "identical": identical,
+        "identical": identical && same_tree,
+        "root": tree.root.to_string(),
+        "tree": {"identical": same_tree, "difference": of_tree.map(|(level, index)| json!({"level": level, "index": index}))},
         "events": head.sequence,
         "sequence": head.sequence,
         "digest": digest.to_string(),

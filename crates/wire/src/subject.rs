@@ -59,11 +59,20 @@ pub const PROJECT_VIEWS: &[&str] = &[
     "outcome",
     "events",
     "ingestion-key",
+    "checkpoint-key",
+    "proof",
 ];
 
 /// Views that only the operator has, below `query.platform.`.
 pub const PLATFORM_VIEWS: &[&str] = &[
-    "log", "status", "projects", "access", "edges", "rebuild", "backup",
+    "log",
+    "status",
+    "projects",
+    "access",
+    "edges",
+    "rebuild",
+    "backup",
+    "checkpoint",
 ];
 
 /// Views for which no pattern is enough: a user has all rights, or one that is exactly `query.<view>`. What is in a backup is
