@@ -660,6 +660,9 @@ pub struct Import {
     /// Begin each name with this and a hyphen
     #[arg(long, value_name = "PREFIX", value_parser = crate::commands::certificate::import::prefix)]
     pub name_prefix: Option<String>,
+    /// A file that holds a password of PKCS#12 or of encrypted keys; they are tried in this order
+    #[arg(long = "password-file", value_name = "FILE")]
+    pub password_files: Vec<PathBuf>,
     /// Take what one tool has written and nothing else; plain takes every folder for an ordinary one
     #[arg(long, value_enum)]
     pub layout: Option<crate::commands::certificate::import::Layout>,

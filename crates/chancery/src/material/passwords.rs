@@ -25,6 +25,8 @@ const TRIES: usize = 3;
 pub struct Passwords {
     file: Option<PathBuf>,
     last: Option<Password>,
+    /// Whether nobody is asked.
+    silent: bool,
 }
 
 impl Passwords {
@@ -33,6 +35,15 @@ impl Passwords {
         Self {
             file: file.map(Path::to_owned),
             last: None,
+            silent: false,
+        }
+    }
+
+    /// From nowhere: what needs a password stays closed, and nobody is asked. For work over many files.
+    pub fn none() -> Self {
+        Self {
+            silent: true,
+            ..Self::default()
         }
     }
 
@@ -60,6 +71,9 @@ impl Passwords {
             let opened = open(&password).map_err(|error| super::closed(&error, name))?;
             self.last = Some(password);
             return Ok(opened);
+        }
+        if self.silent {
+            return Err(super::no_password(name));
         }
         for left in (0..TRIES).rev() {
             let Some(password) = ask(name)? else {

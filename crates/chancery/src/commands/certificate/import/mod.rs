@@ -28,7 +28,7 @@ use lifecycle::names::Slug;
 
 use self::line::{Count, Line, Verdict};
 use self::plan::{Action, Asked, Plan};
-use self::scan::Inventory;
+use self::scan::{Inventory, Opener};
 use self::there::{Room, There};
 use self::upload::Upload;
 pub use self::walk::Layout;
@@ -57,7 +57,8 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
                 .to_owned(),
         ));
     }
-    let (tree, inventory) = look(&args)?;
+    let opener = Opener::new(&args.password_files);
+    let (tree, inventory) = look(&args, &opener)?;
     let client = Client::connect(global).await?;
     let project = client.project()?.clone();
     let regions = there::regions(&client, &project, &args.regions).await?;
@@ -101,6 +102,7 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
         project: &project,
         dir: Arc::from(args.dir.as_path()),
         files: tree.files.into(),
+        opener,
         inventory: &inventory,
         regions: &args.regions,
         standby: args.standby,
@@ -115,12 +117,12 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
 }
 
 /// Walks the tree and reads its files.
-fn look(args: &Import) -> Result<(Tree, Inventory)> {
+fn look(args: &Import, opener: &Opener) -> Result<(Tree, Inventory)> {
     let tree = walk::walk(&args.dir, args.layout)?;
     let progress = Progress::new(u64::try_from(tree.files.len()).ok(), "reading");
     let mut inventory = Inventory::default();
     for (number, file) in (0..).zip(&tree.files) {
-        inventory.read(&args.dir, number, file);
+        inventory.read(&args.dir, number, file, opener);
         progress.advance(1);
     }
     progress.end();

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use rustls::pki_types::CertificateDer;
@@ -21,11 +22,10 @@ use lifecycle::rejection::Code;
 
 use super::walk::{File, Layout};
 use crate::failure::Failure;
-use crate::{files, pem};
+use crate::files;
+use crate::material::{self, Passwords};
 
-/// Largest file that is read, bytes; one of Traefik's may be larger, since it holds everything.
-const FILE_MAX: u64 = 4 * 1024 * 1024;
-/// Largest acme.json, bytes.
+/// Largest acme.json, bytes: it holds everything in one file.
 const STORE_MAX: u64 = 32 * 1024 * 1024;
 /// Largest file without an ending that certificates have, bytes.
 const STRANGER_MAX: u64 = 256 * 1024;
@@ -120,6 +120,40 @@ struct Look {
     issuer: Digest,
 }
 
+/// Opens what needs a password with those of these files, and asks nobody.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    passwords: Arc<[PathBuf]>,
+}
+
+impl Opener {
+    /// With these files.
+    pub fn new(passwords: &[PathBuf]) -> Self {
+        Self {
+            passwords: passwords.into(),
+        }
+    }
+
+    fn open(&self, bytes: &[u8], name: &str) -> Result<Held, Failure> {
+        let mut outcome = material::parse(bytes, name, &mut Passwords::none());
+        for file in &*self.passwords {
+            match &outcome {
+                Err(Failure::Refused(refused))
+                    if refused.told.code == Code::KeyEncrypted.as_str() =>
+                {
+                    outcome = material::parse(bytes, name, &mut Passwords::new(Some(file)));
+                }
+                _ => break,
+            }
+        }
+        outcome.map(|contents| Held {
+            certificates: contents.certificates,
+            keys: contents.keys,
+            label: None,
+        })
+    }
+}
+
 /// What a part of a file holds.
 struct Held {
     certificates: Vec<CertificateDer<'static>>,
@@ -129,9 +163,9 @@ struct Held {
 
 impl Inventory {
     /// Reads one file.
-    pub fn read(&mut self, dir: &Path, number: u32, file: &File) {
+    pub fn read(&mut self, dir: &Path, number: u32, file: &File, opener: &Opener) {
         let mut part = 0;
-        let outcome = parts(&dir.join(&file.shown), file.layout, &mut |held| {
+        let outcome = parts(&dir.join(&file.shown), file.layout, opener, &mut |held| {
             let place = Place { file: number, part };
             part += 1;
             match held {
@@ -330,6 +364,7 @@ impl Unread {
 fn parts(
     path: &Path,
     layout: Layout,
+    opener: &Opener,
     take: &mut dyn FnMut(Result<Held, Unread>),
 ) -> Result<(), Unread> {
     let ending = path
@@ -354,7 +389,7 @@ fn parts(
     .contains(&ending.as_str());
     let max = match (layout, familiar) {
         (Layout::Traefik, _) => STORE_MAX,
-        (_, true) => FILE_MAX,
+        (_, true) => material::MAX_FILE,
         (_, false) => STRANGER_MAX,
     };
     let bytes = match files::read(path, max) {
@@ -363,44 +398,41 @@ fn parts(
         Err(failure) => return Err(Unread::from(failure, true)),
     };
     if layout == Layout::Traefik {
-        store(&bytes, take);
+        store(&bytes, opener, take);
         return Ok(());
     }
-    if !holds(&bytes, b"-----BEGIN ") {
-        if familiar && !bytes.trim_ascii().is_empty() {
-            return Err(Unread {
-                code: Some(Code::NotPem),
-                message: "the file is not PEM".to_owned(),
-                hint: "openssl x509 -inform der -in FILE -out chain.pem makes PEM of DER"
-                    .to_owned(),
-                certificates: true,
-            });
-        }
-        return Ok(());
-    }
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let pem = holds(&bytes, b"-----BEGIN ");
     let certificates = holds(&bytes, b"CERTIFICATE-----");
-    if !certificates && !holds(&bytes, b"PRIVATE KEY-----") {
+    let relevant = if pem {
+        certificates || holds(&bytes, b"PRIVATE KEY-----") || holds(&bytes, b"-----BEGIN PKCS")
+    } else {
+        familiar && !bytes.trim_ascii().is_empty()
+    };
+    if !relevant {
         return Ok(());
     }
-    take(held(&bytes).map_err(|failure| Unread::from(failure, certificates)));
+    match opener.open(&bytes, &name) {
+        Ok(held) => take(Ok(held)),
+        Err(Failure::Refused(refused)) if refused.told.code == Code::NoCertificate.as_str() => {}
+        // More than any chain holds: the bundle of CAs that systems come with, or something to be looked at.
+        Err(Failure::Refused(refused))
+            if refused.told.code == Code::TooLarge.as_str() && only_issuers(&bytes) => {}
+        Err(failure) => take(Err(Unread::from(
+            failure,
+            certificates || (!pem && ending != "key"),
+        ))),
+    }
     Ok(())
 }
 
-fn held(bytes: &[u8]) -> Result<Held, Failure> {
-    let contents = pem::read(bytes)?;
-    let certificates = CertificateDer::pem_slice_iter(contents.public.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| {
-            Failure::problem(
-                Code::PemMalformed,
-                "the base64 of a certificate is broken",
-                "take the file as the CA sent it",
-            )
-        })?;
-    Ok(Held {
-        certificates,
-        keys: contents.keys,
-        label: None,
+/// Whether PEM holds CAs and nothing that is served.
+fn only_issuers(bytes: &[u8]) -> bool {
+    CertificateDer::pem_slice_iter(bytes).all(|der| {
+        der.is_ok_and(|der| look(&der).is_some_and(|look| look.ca || look.names.is_empty()))
     })
 }
 
@@ -432,7 +464,7 @@ struct Domain {
 
 /// Traefik's acme.json: for each resolver an account and the certificates, PEM within base64. Before version 2 there was one
 /// resolver without a name. Other JSON has no parts.
-fn store(bytes: &[u8], take: &mut dyn FnMut(Result<Held, Unread>)) {
+fn store(bytes: &[u8], opener: &Opener, take: &mut dyn FnMut(Result<Held, Unread>)) {
     if !holds(bytes, b"ertificates\"") {
         return;
     }
@@ -450,12 +482,12 @@ fn store(bytes: &[u8], take: &mut dyn FnMut(Result<Held, Unread>)) {
             continue;
         };
         for stored in resolver.certificates.unwrap_or_default() {
-            take(unpack(stored));
+            take(unpack(stored, opener));
         }
     }
 }
 
-fn unpack(mut stored: Stored<'_>) -> Result<Held, Unread> {
+fn unpack(mut stored: Stored<'_>, opener: &Opener) -> Result<Held, Unread> {
     let decode = |text: &str| BASE64.decode(text.as_bytes()).map(Zeroizing::new);
     let decoded = (
         decode(&stored.certificate),
@@ -475,8 +507,9 @@ fn unpack(mut stored: Stored<'_>) -> Result<Held, Unread> {
         });
     };
     let unread = |failure| Unread::from(failure, true);
-    let mut all = held(&certificate).map_err(unread)?;
-    all.keys.extend(held(&key).map_err(unread)?.keys);
+    let mut all = opener.open(&certificate, &label).map_err(unread)?;
+    all.keys
+        .extend(opener.open(&key, &label).map_err(unread)?.keys);
     all.label = Some(label);
     Ok(all)
 }
@@ -533,12 +566,13 @@ pub fn load(
     dir: &Path,
     certificate: (Place, Digest, &File),
     key: (Place, Digest, &File),
+    opener: &Opener,
 ) -> Result<(CertificateDer<'static>, PrivateKey), String> {
     let mut found: (Option<CertificateDer<'static>>, Option<PrivateKey>) = (None, None);
     let mut read = |(place, _, file): (Place, Digest, &File), is_key: bool| {
         let path: PathBuf = dir.join(&file.shown);
         let mut part = 0;
-        let outcome = parts(&path, file.layout, &mut |held| {
+        let outcome = parts(&path, file.layout, opener, &mut |held| {
             part += 1;
             let Ok(held) = held else { return };
             if part - 1 != place.part {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use data_encoding::BASE64;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
@@ -24,12 +23,13 @@ use wire::request::{AddCertificate, ReplaceCertificate};
 
 use super::line::{Line, Verdict};
 use super::plan::{Action, Entry};
-use super::scan::{Inventory, load};
+use super::scan::{Inventory, Opener, load};
 use super::there::There;
 use super::walk::File;
 use crate::client::{BODY_MAX, Client};
 use crate::commands::seal::IngestionKey;
 use crate::failure::{Failure, Refused};
+use crate::material;
 
 /// In flight at first, and at most. The door takes 1,024 of one project, and the disk's syncs are shared by as many as wait.
 const WINDOW: (f64, f64) = (8.0, 128.0);
@@ -52,6 +52,8 @@ pub struct Upload<'a> {
     pub dir: Arc<Path>,
     /// Its files.
     pub files: Arc<[File]>,
+    /// Opens what needs a password.
+    pub opener: Opener,
     /// What they hold.
     pub inventory: &'a Inventory,
     /// Regions or countries.
@@ -300,7 +302,7 @@ impl Upload<'_> {
         let issuers: Vec<CertificateDer<'static>> = self.inventory.issuers(&entry.chain).collect();
         let (dir, files) = (Arc::clone(&self.dir), Arc::clone(&self.files));
         let (regions, project) = (self.regions.to_vec(), self.project.clone());
-        let standby = self.standby;
+        let (standby, opener) = (self.standby, self.opener.clone());
         let entry = entry.clone();
         let work = move || {
             let at = |place: super::scan::Place| &files[place.file as usize];
@@ -308,12 +310,11 @@ impl Upload<'_> {
                 &dir,
                 (entry.place, entry.fingerprint, at(entry.place)),
                 (entry.key, entry.spki, at(entry.key)),
+                &opener,
             )
             .map_err(|why| (None, why))?;
-            let mut chain = String::new();
-            for der in std::iter::once(&leaf).chain(&issuers) {
-                push_pem(&mut chain, der);
-            }
+            let whole: Vec<_> = std::iter::once(leaf).chain(issuers).collect();
+            let chain = material::to_pem(&whole);
             let sealed = key
                 .seal(&project, &private)
                 .map_err(|failure| (None, text(&failure)))?;
@@ -397,19 +398,6 @@ fn text(failure: &Failure) -> String {
         Failure::CouldNotRun(error) => format!("{error:#}"),
         Failure::Usage(text) | Failure::InVain(text) => text.clone(),
     }
-}
-
-fn push_pem(text: &mut String, der: &[u8]) {
-    text.push_str("-----BEGIN CERTIFICATE-----\n");
-    let base64 = BASE64.encode(der);
-    let mut rest = base64.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = more;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
 }
 
 #[cfg(test)]
