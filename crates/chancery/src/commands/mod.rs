@@ -23,6 +23,7 @@ pub mod region;
 pub mod resource;
 pub mod seal;
 pub mod status;
+pub mod verify;
 
 /// Runs a command that asks and ends.
 ///
@@ -50,6 +51,7 @@ pub async fn run(global: &Global, command: Command, out: &Out) -> Result<ExitCod
         }
         Command::Certificate(command) => certificate::run(global, command, out).await,
         Command::Host(query) => host::run(&Client::connect(global).await?, query, out).await,
+        Command::Verify(args) => verify::run(&args, out),
         Command::Events(command) => {
             events::run(&Client::connect(global).await?, command, out).await
         }

@@ -9,9 +9,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use keyring::der;
 use lifecycle::event::{CertificateKind, Trust};
 use lifecycle::names::{Digest, Host};
 use lifecycle::rejection::{Code, Reason};
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 use webpki::EndEntityCert;
@@ -23,12 +25,14 @@ use super::examine::{self, rfc3339, sha256};
 use super::path::{Node, Outcome, Path, Search};
 use super::profile::{self, Role};
 use super::trust::is_public_root;
-use super::{CHAIN_HINT, Known, MAX_CERTIFICATE, MAX_NAMES};
+use super::{CHAIN_HINT, Known, MAX_CERTIFICATE, MAX_INPUT, MAX_NAMES, pem};
 
 /// The most certificates of a chain with its help.
 pub const MAX_HELP: usize = 256;
 /// The most roots.
 pub const MAX_ROOTS: usize = 1024;
+/// The longest file of certificates, in bytes.
+pub const MAX_FILE: usize = 4 * MAX_INPUT;
 
 /// What a client would call the server: a DNS name or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -556,4 +560,67 @@ fn is_registry(name: &str) -> bool {
 #[must_use]
 pub fn spki_digest(spki: &[u8]) -> [u8; 32] {
     sha256(spki)
+}
+
+/// Reads the certificates of PEM, of a chain or of roots. Keys and other blocks beside them are passed over, and there may be
+/// more than an upload may bring: as many as [`MAX_ROOTS`], and one.
+///
+/// # Errors
+/// `too_large`, `not_pem`, `pem_malformed`, `no_certificate`.
+pub fn read_certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    if bytes.len() > MAX_FILE {
+        return Err(Reason::new(
+            Code::TooLarge,
+            format!("The file is longer than {MAX_FILE} bytes."),
+            CHAIN_HINT,
+        ));
+    }
+    let found = if bytes.len() <= MAX_INPUT && count(bytes, b"-----BEGIN ") <= pem::MAX_BLOCKS {
+        read_blocks(bytes)?
+    } else {
+        // Bundles of hundreds, as systems keep their roots, are clean; a stricter reader without a limit takes them.
+        CertificateDer::pem_slice_iter(bytes)
+            .take(MAX_ROOTS + 1)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| {
+                Reason::new(
+                    Code::PemMalformed,
+                    "A block of the file is not the PEM of a certificate.",
+                    "Pass the file as it was sent, or check it: openssl crl2pkcs7 -nocrl -certfile FILE | openssl pkcs7 -print_certs -noout",
+                )
+            })?
+    };
+    if found.is_empty() {
+        return Err(Reason::new(
+            Code::NoCertificate,
+            "The file holds no certificate.",
+            CHAIN_HINT,
+        ));
+    }
+    Ok(found)
+}
+
+fn read_blocks(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    let mut found = Vec::new();
+    for block in pem::blocks(bytes)? {
+        let block = block?;
+        match block.label {
+            "CERTIFICATE" | "X509 CERTIFICATE" => {
+                found.push(CertificateDer::from(block.decode()?.to_vec()));
+            }
+            "TRUSTED CERTIFICATE" => {
+                let body = block.decode()?;
+                let whole = der::Reader::new(&body).whole().unwrap_or_default();
+                found.push(CertificateDer::from(whole.to_vec()));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn count(text: &[u8], wanted: &[u8]) -> usize {
+    text.windows(wanted.len())
+        .filter(|window| *window == wanted)
+        .count()
 }
