@@ -55,7 +55,10 @@ pub enum Error {
     #[error("{} is being written by another backup", .0.display())]
     Locked(PathBuf),
     /// A later release has written it.
-    #[error("the backup has format version {found}; this release reads up to {}", manifest::VERSION)]
+    #[error(
+        "the backup has format version {found}; this release reads up to {}",
+        manifest::VERSION
+    )]
     Newer {
         /// Its version.
         found: u32,

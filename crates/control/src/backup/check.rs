@@ -7,7 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::files::Lines;
-use super::keys::{KeyLine, Kept, What};
+use super::keys::{Kept, KeyLine, What};
 use super::manifest::{FileIs, Part};
 use super::{Error, Manifest, Review};
 

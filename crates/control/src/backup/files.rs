@@ -346,7 +346,10 @@ impl Series {
         let (lines, first) = match &held {
             Some(file) => {
                 let path = folder.path.join(&file.name);
-                (std::fs::read(&path).map_err(Error::file(&path))?, file.first)
+                (
+                    std::fs::read(&path).map_err(Error::file(&path))?,
+                    file.first,
+                )
             }
             None => (Vec::new(), next),
         };
@@ -473,7 +476,13 @@ mod tests {
         let files = series.end().expect("written");
         let path = folder.path().join(&files[0].name);
         let good = std::fs::read(&path).expect("it reads");
-        for bad in [&b"one\ntwo"[..], b"one\n", b"one\ntwa\n", b"one\ntwo\n\n", b""] {
+        for bad in [
+            &b"one\ntwo"[..],
+            b"one\n",
+            b"one\ntwa\n",
+            b"one\ntwo\n\n",
+            b"",
+        ] {
             std::fs::write(&path, bad).expect("written");
             let mut lines = Lines::open(folder.path(), &files[0].name).expect("it is there");
             let whole = loop {

@@ -67,7 +67,8 @@ impl Review {
     /// In words, why it cannot be the next one. The review is then not to be used any more.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<[u8; 32]>, String> {
         let sequence = self.head.sequence + 1;
-        let event = Envelope::decode(bytes).map_err(|error| format!("event {sequence}: {error}"))?;
+        let event =
+            Envelope::decode(bytes).map_err(|error| format!("event {sequence}: {error}"))?;
         let wrong = |what: &str| Err(format!("event {sequence}: {what}"));
         if event.sequence != sequence {
             return wrong("it is not the one that comes next");
