@@ -197,6 +197,7 @@ impl Revocation {
             version,
             reasons,
         };
+        tracing::warn!(certificate = %id, version, "a CA revoked what is in use; it is taken out");
         let about = format!("certificate.revoke {id} {version}");
         // What is lost on the way is found again by the next round.
         let _ = self

@@ -6,7 +6,7 @@
 //! connections are bounded, for each host and in all.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +38,9 @@ const HOSTS: usize = 4_096;
 const LEFT_ALONE: Duration = Duration::from_secs(60);
 /// A host that cannot be reached is told in the log once in this time.
 const TOLD: Duration = Duration::from_secs(3_600);
+/// Names that are resolved at once. The system's resolver takes a thread for as long as it likes, also when nobody waits any
+/// more, so whoever names hosts whose DNS never answers must not take the threads of everything else.
+const RESOLVING: usize = 32;
 /// Bytes of the head of an answer at most.
 const HEAD_MAX: usize = 32 * 1024;
 
@@ -143,6 +146,7 @@ pub(super) struct Fetcher {
     allow: Vec<Allowed>,
     left_alone: Duration,
     all: Semaphore,
+    resolving: Arc<Semaphore>,
     hosts: Cache<String, Arc<Remembered>>,
 }
 
@@ -170,6 +174,7 @@ impl Fetcher {
             allow,
             left_alone: LEFT_ALONE.min(every / 2),
             all: Semaphore::new(AT_ONCE.1),
+            resolving: Arc::new(Semaphore::new(RESOLVING)),
             hosts: Cache::new(HOSTS),
         }
     }
@@ -373,6 +378,17 @@ impl Fetcher {
         Ok(Answered::Body(bytes.freeze()))
     }
 
+    async fn resolve(&self, name: &str, port: u16) -> Option<Vec<SocketAddr>> {
+        let turn = Arc::clone(&self.resolving).acquire_owned().await.ok()?;
+        let name = name.to_owned();
+        let resolved = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let addresses = (name.as_str(), port).to_socket_addrs();
+            addresses.map(|addresses| addresses.take(ADDRESSES).collect())
+        });
+        resolved.await.ok()?.ok()
+    }
+
     async fn connect(&self, url: &Url) -> Result<TcpStream, Error> {
         const NO_ADDRESS: Error = Error::Unreachable("has no address in DNS");
         if let Some(proxy) = &self.proxy {
@@ -385,11 +401,7 @@ impl Fetcher {
             Some(Host::Ipv4(address)) => (vec![(address, port).into()], false),
             Some(Host::Ipv6(address)) => (vec![(address, port).into()], false),
             Some(Host::Domain(name)) => (
-                tokio::net::lookup_host((name, port))
-                    .await
-                    .map_err(|_| NO_ADDRESS)?
-                    .take(ADDRESSES)
-                    .collect(),
+                self.resolve(name, port).await.ok_or(NO_ADDRESS)?,
                 self.is_allowed_name(name),
             ),
             None => return Err(NO_ADDRESS),

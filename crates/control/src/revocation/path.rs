@@ -11,7 +11,7 @@ use lifecycle::event::{CertificateKind, Trust};
 use lifecycle::names::{CertificateId, Slug};
 use lifecycle::state::{Certificate, Version};
 
-use super::points::{Points, issued};
+use super::points::{Points, issued, may_point};
 use crate::chain::{Known, judge_trust};
 use crate::tables::{Tables, fatal};
 
@@ -143,7 +143,9 @@ pub(super) fn points_anywhere(tables: &Tables, version: &Version) -> bool {
         .first()
         .and_then(|hash| object(tables, &hash.0));
     leaf.is_some_and(|leaf| {
-        parse_x509_certificate(&leaf).is_ok_and(|(_, parsed)| !Points::of(&parsed).is_empty())
+        may_point(&leaf)
+            && parse_x509_certificate(&leaf)
+                .is_ok_and(|(_, parsed)| !Points::of(&parsed).is_empty())
     })
 }
 
@@ -152,14 +154,14 @@ fn links(
     roots: &[CertificateDer<'static>],
     more: &dyn Fn() -> Vec<CertificateDer<'static>>,
 ) -> Vec<Arc<Link>> {
+    if !chain.iter().any(|der| may_point(der)) {
+        return Vec::new();
+    }
     let parsed: Vec<X509Certificate<'_>> = chain
         .iter()
         .map_while(|der| parse_x509_certificate(der).ok())
         .map(|(_, parsed)| parsed)
         .collect();
-    if parsed.iter().all(|one| Points::of(one).is_empty()) {
-        return Vec::new();
-    }
     let mut links = Vec::new();
     let (mut place, mut seen) = (0, Vec::new());
     // From the leaf to whoever issued it and on, so that what only lies in the file beside the path is not asked about.

@@ -39,6 +39,15 @@ pub(super) struct Point {
     pub(super) complete: bool,
 }
 
+/// Whether a certificate may name an address at all: it holds the OID of OCSP or of CRL distribution points. Most private
+/// ones do not, and need not be parsed to know that.
+pub(super) fn may_point(der: &[u8]) -> bool {
+    const OCSP: &[u8] = &[0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01];
+    const CRL: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x1f];
+    let holds = |oid: &[u8]| der.windows(oid.len()).any(|bytes| bytes == oid);
+    holds(CRL) || holds(OCSP)
+}
+
 impl Points {
     /// Whether there is nothing at all.
     pub(super) fn is_empty(&self) -> bool {

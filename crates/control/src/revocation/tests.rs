@@ -12,7 +12,7 @@ use x509_parser::parse_x509_certificate;
 use super::answer::{Said, Unclear};
 use super::crl::{self, Crl};
 use super::ocsp;
-use super::points::{Point, Points, issued};
+use super::points::{Point, Points, issued, may_point};
 
 /// A folder with CAs, made by the openssl command.
 struct Folder(tempfile::TempDir);
@@ -247,6 +247,7 @@ fn addresses_are_those_of_plain_http() {
     let ca = folder.bytes("ca.der");
     let (_, ca) = parse_x509_certificate(&ca).expect("a certificate");
     assert!(Points::of(&ca).is_empty());
+    assert!(may_point(&folder.bytes("leaf.der")) && !may_point(&folder.bytes("ca.der")));
     let der = folder.bytes("leaf.der");
     assert!(issued(&CertificateDer::from(&der[..]), &leaf, &ca));
     assert!(!issued(&CertificateDer::from(&der[..]), &leaf, &leaf));
