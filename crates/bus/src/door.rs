@@ -32,7 +32,7 @@ use uuid::Uuid;
 use crate::{
     PREFIX,
     connect::{Login, unix_now},
-    identity::{PLATFORM, Rights, VerifiedUser, Verifier, is_token},
+    identity::{EXPORT, PLATFORM, Rights, VerifiedUser, Verifier, is_token},
     listener::{Frame, Listener, Message, addresses, publish_frame},
     templates::{Place, Role},
 };
@@ -740,9 +740,12 @@ impl Shared {
                     vec![noun, verb]
                 };
                 if !user.rights.allow(kind.word(), &asked) {
-                    return Err(Refusal::unauthorized(
-                        "the user's rights do not include this",
-                    ));
+                    return Err(Refusal::unauthorized(match asked == EXPORT {
+                        true => {
+                            "taking private keys out is a right of its own, which this user was not given by its name"
+                        }
+                        false => "the user's rights do not include this",
+                    }));
                 }
                 if message.body.len() > BODY_LIMIT {
                     return Err(Refusal::TOO_LARGE);

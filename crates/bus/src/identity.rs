@@ -135,6 +135,11 @@ impl Right {
         }
     }
 
+    /// Whether it is the right to take private keys out, by its name.
+    fn is_export(&self) -> bool {
+        self.kind == "cmd" && self.pattern.split('.').eq(EXPORT)
+    }
+
     /// Whether the right allows a subject part like `cmd.certificate.add` (without project).
     #[must_use]
     pub fn allows(&self, kind: &str, words: &[&str]) -> bool {
@@ -172,20 +177,34 @@ impl From<Right> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rights {
-    /// Every command and query of the project, and its events.
+    /// Every command and query of the project, and its events; but not [`EXPORT`].
     All,
+    /// The same, and [`EXPORT`].
+    AllAndExport,
     /// Queries and events.
     Read,
-    /// Only these.
+    /// Only these. [`EXPORT`] is among them only when it is spelled out: no pattern covers it.
     Only(Vec<Right>),
 }
+
+/// The command that takes private keys out, as noun and verb. Server permissions are patterns and let it pass with the others,
+/// so the user's JWT must name it, and the door looks.
+pub const EXPORT: [&str; 2] = ["certificate", "export"];
 
 impl Rights {
     /// Whether these rights allow `kind` (`cmd`, `queue`, `query` or `evt`) with these words after the project.
     #[must_use]
     pub fn allow(&self, kind: &str, words: &[&str]) -> bool {
+        if words == EXPORT && matches!(kind, "cmd" | "queue") {
+            let named = match self {
+                Rights::AllAndExport => true,
+                Rights::Only(rights) => rights.iter().any(Right::is_export),
+                Rights::All | Rights::Read => false,
+            };
+            return named && kind == "cmd";
+        }
         match self {
-            Rights::All => true,
+            Rights::All | Rights::AllAndExport => true,
             Rights::Read => matches!(kind, "query" | "evt"),
             Rights::Only(rights) => rights.iter().any(|right| right.allows(kind, words)),
         }
@@ -193,10 +212,10 @@ impl Rights {
 
     fn role(&self, project: &str) -> Role {
         match (self, project == PLATFORM) {
-            (Rights::All, true) => Role::Operator,
+            (Rights::All | Rights::AllAndExport, true) => Role::Operator,
             (Rights::Read, true) => Role::Auditor,
             (Rights::Only(_), true) => Role::Delegate,
-            (Rights::All, false) => Role::Member,
+            (Rights::All | Rights::AllAndExport, false) => Role::Member,
             (Rights::Read, false) => Role::Reader,
             (Rights::Only(_), false) => Role::Limited,
         }
@@ -897,6 +916,9 @@ impl Verifier {
             return Err(Error::Untrusted);
         }
         let rights = match role {
+            Role::Operator | Role::Member if tags.iter().any(|tag| *tag == export_tag()) => {
+                Rights::AllAndExport
+            }
             Role::Operator | Role::Member => Rights::All,
             Role::Auditor | Role::Reader => Rights::Read,
             _ => Rights::Only(
@@ -943,17 +965,25 @@ fn project_tags(project: &str, actor: &str, rights: &Rights) -> Result<Vec<Strin
         return Err(Error::Name("the actor"));
     }
     let mut tags = vec![format!("project:{project}")];
-    if let Rights::Only(rights) = rights {
-        if rights.len() > RIGHTS_LIMIT {
-            return Err(Error::TooManyRights);
+    match rights {
+        Rights::Only(rights) => {
+            if rights.len() > RIGHTS_LIMIT {
+                return Err(Error::TooManyRights);
+            }
+            tags.extend(
+                rights
+                    .iter()
+                    .map(|right| format!("{}:{}", right.kind, right.pattern)),
+            );
         }
-        tags.extend(
-            rights
-                .iter()
-                .map(|right| format!("{}:{}", right.kind, right.pattern)),
-        );
+        Rights::AllAndExport => tags.push(export_tag()),
+        Rights::All | Rights::Read => {}
     }
     Ok(tags)
+}
+
+fn export_tag() -> String {
+    format!("cmd:{}", EXPORT.join("."))
 }
 
 /// One word of a subject as we use them: lower-case letters, digits and hyphens, 1 to 64.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use bus::claims::Claims;
 use bus::identity::{Identity, ProjectAccount, Right, Rights};
 use lifecycle::command::{CreateAccess, EvictEdge, RotateRegionKey};
+use lifecycle::decide::rights::EXPORT;
 use lifecycle::names::{Digest, Slug};
 use lifecycle::rejection::Code;
 use lifecycle::state::{Access as Record, ProjectStatus, State, key};
@@ -75,6 +76,9 @@ pub fn rights_of(rights: &[String]) -> Result<Rights, Problem> {
     };
     if rights.is_empty() || is(&["cmd.>", "queue.>", "query.>", "evt.>"]) {
         return Ok(Rights::All);
+    }
+    if is(&["cmd.>", "queue.>", "query.>", "evt.>", EXPORT]) {
+        return Ok(Rights::AllAndExport);
     }
     if is(&["query.>", "evt.>"]) || is(&["query.*", "evt.*.*"]) {
         return Ok(Rights::Read);
@@ -349,6 +353,16 @@ mod tests {
         assert_eq!(
             of(&["evt.>", "query.>", "queue.>", "cmd.>"]),
             Some(Rights::All)
+        );
+        assert_eq!(
+            of(&[
+                "cmd.>",
+                "queue.>",
+                "query.>",
+                "evt.>",
+                "cmd.certificate.export"
+            ]),
+            Some(Rights::AllAndExport)
         );
         assert_eq!(of(&["query.>", "evt.>"]), Some(Rights::Read));
         assert_eq!(of(&["query.>"]), only(&["query.*"]));

@@ -352,7 +352,7 @@ impl Registrar {
                         project: Slug::platform(),
                         actor: genesis.operator.0.clone(),
                         nkey: genesis.operator.1.clone(),
-                        rights: lifecycle::decide::rights::member(),
+                        rights: lifecycle::decide::rights::operator(),
                         expires: None,
                     }
                     .into(),

@@ -60,6 +60,8 @@ pub struct Config {
     pub roots: Vec<rustls_pki_types::CertificateDer<'static>>,
     /// The limit on users' commands of one project.
     pub rate: Rate,
+    /// How claims are proven in the DNS.
+    pub prover: crate::prover::Settings,
     /// For rehearsals: how long each verification takes at least.
     pub verify_delay: Duration,
     /// How revocation is looked up.
@@ -388,10 +390,19 @@ impl Control {
             registrar.clone(),
             Arc::clone(&clock_stopped),
         );
+        let prover = crate::prover::Prover::start(
+            ledger.clone(),
+            registrar.clone(),
+            checks.clone(),
+            &config.prover,
+            Arc::clone(&clock_stopped),
+        );
         // Events wake; who is woken looks at the state. A full mailbox means that a wake-up is waiting there already.
         let custodian = Custodian::spawn(ledger.clone(), vault.clone());
         let (wake_distribution, wake_verifier) = (distribution.clone(), verifier);
+        let wake_prover = prover.clone();
         let wake = ledger.on_append(move |_| {
+            wake_prover.wake();
             let _ = wake_distribution.try_send(Wake);
             let _ = wake_verifier.try_send(Wake);
             let _ = custodian.try_send(Wake);
@@ -406,6 +417,7 @@ impl Control {
         ));
         let ingestion = Arc::new(Ingestion {
             ledger: ledger.clone(),
+            prover,
             queue,
             registrar,
             vault,
@@ -562,7 +574,7 @@ fn new_operator(identity: &Identity, name: &str) -> Result<Credentials, Error> {
     Ok(identity.project_user(
         lifecycle::names::PLATFORM,
         name,
-        &Rights::All,
+        &Rights::AllAndExport,
         now,
         now + access::USER_LIFE,
     )?)
@@ -610,7 +622,7 @@ async fn next_operator(
         project: platform.clone(),
         name: Slug::name(&name).map_err(|_| Error::Interrupted)?,
         nkey: credentials.user.clone(),
-        rights: Vec::new(),
+        rights: lifecycle::decide::rights::operator(),
         expires: None,
     };
     // Each start makes another key, so this is never a repeat of a former one.

@@ -1064,3 +1064,62 @@ async fn edges_are_heard_as_who_they_are_and_the_feed_reaches_their_region() {
         .unwrap();
     assert_eq!(heard.payload, "delta");
 }
+
+/// Server permissions are patterns, so the command that takes keys out passes nats-server for whoever has all commands: the
+/// user's own JWT must name it, and the door looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_taken_out_only_by_who_was_given_that_by_its_name() {
+    let house = House::open(&["acme"]).await;
+    let only = |rights: &[&str]| {
+        Rights::Only(
+            rights
+                .iter()
+                .map(|right| Right::parse(right).unwrap())
+                .collect(),
+        )
+    };
+    let export = "chancery.v1.cmd.acme.certificate.export";
+    for (n, (project, rights)) in [
+        ("acme", Rights::All),
+        ("acme", only(&["cmd.*.*"])),
+        ("acme", only(&["cmd.certificate.*"])),
+        ("platform", Rights::All),
+        ("platform", only(&["cmd.*.*", "query.*"])),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let user = client(&house.bed, &house.user(project, &format!("u-{n}"), &rights)).await;
+        assert_eq!(
+            ask(&user, export, "{}").await["code"],
+            "unauthorized",
+            "{rights:?}"
+        );
+        // All else that its patterns cover is still its own.
+        assert!(
+            ask(&user, "chancery.v1.cmd.acme.certificate.deploy", "{}").await["did"].is_string(),
+            "{rights:?}"
+        );
+    }
+    for (n, (project, rights)) in [
+        ("acme", Rights::AllAndExport),
+        ("acme", only(&["cmd.certificate.export"])),
+        ("acme", only(&["cmd.*.*", "cmd.certificate.export"])),
+        ("platform", Rights::AllAndExport),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let user = client(&house.bed, &house.user(project, &format!("e-{n}"), &rights)).await;
+        assert!(
+            ask(&user, export, "{}").await["did"].is_string(),
+            "{rights:?}"
+        );
+        // It answers with what only the asker can open; nothing of that can wait.
+        assert_eq!(
+            ask(&user, "chancery.v1.queue.acme.certificate.export", "{}").await["code"],
+            "unauthorized",
+            "{rights:?}"
+        );
+    }
+}

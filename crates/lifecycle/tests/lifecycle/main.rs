@@ -8,5 +8,6 @@ mod golden;
 mod limits;
 mod oracle;
 mod properties;
+mod rights;
 mod stories;
 mod world;
