@@ -142,6 +142,16 @@ pub enum Command {
     /// Check the log and the views that are built from it
     #[command(subcommand, after_help = "Example:\n  chancery audit verify")]
     Audit(Audit),
+    /// Copy everything that the control plane knows into a folder, keys sealed, while it runs (operator)
+    #[command(
+        after_help = "Once more into the same folder, only what is new is copied. The root key is not in it.\n\nExamples:\n  chancery backup /backup/chancery\n  chancery backup --verify /backup/chancery"
+    )]
+    Backup(Backup),
+    /// Make a state folder out of a backup
+    #[command(
+        after_help = "Example:\n  chancery restore /backup/chancery --state ./state --root-key /safe/root.key"
+    )]
+    Restore(Restore),
     /// Seal a private key to the ingestion key, for programs that send commands themselves
     #[command(after_help = "Example:\n  chancery seal --key key.pem --project acme > sealed.json")]
     Seal(Seal),
@@ -737,6 +747,32 @@ pub enum Audit {
     /// Replay the log into fresh views and compare them with the live ones
     #[command(after_help = "Example:\n  chancery audit rebuild")]
     Rebuild,
+}
+
+/// `chancery backup`
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The backup's folder, made if it is not there
+    pub dir: PathBuf,
+    /// Only check the backup that is there; needs no server and no key
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// `chancery restore`
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup's folder
+    pub dir: PathBuf,
+    /// The state folder to make: absent or empty
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The file with the root key that wraps the backup's keys
+    #[arg(long, value_name = "FILE")]
+    pub root_key: PathBuf,
+    /// The configuration that will be started on it, for where it keeps state, root key and operator's credentials
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `chancery seal`

@@ -16,6 +16,8 @@ use lifecycle::names::Slug;
 
 use crate::config::{Config, Role};
 
+/// The name of the control node, in the log and of its nats-server.
+pub const NODE: &str = "control-1";
 /// How long requests may go on when the process is asked to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the start may take until every edge of this process has applied the head.
@@ -35,6 +37,9 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let state = fs::canonicalize(&config.state)
         .with_context(|| format!("the state folder {}", config.state.display()))?;
     let _lock = lock(&state)?;
+    if let Some(why) = crate::commands::restore::unfinished(&state) {
+        bail!(why);
+    }
     if let Err(error) = keyring::process::harden() {
         tracing::warn!(%error, "the process cannot be kept from being dumped; keys in memory are less safe");
     }
@@ -157,10 +162,18 @@ fn control_config(config: &Config, state: &Path) -> anyhow::Result<control::Conf
             per_second: f64::from(config.control.commands_per_second),
             burst: f64::from(config.control.command_burst),
         },
+        prover: control::prover::Settings {
+            dns: control::prover::resolver::Settings {
+                resolvers: config.control.dns.resolvers.clone(),
+                timeout: Duration::from_millis(config.control.dns.timeout_ms),
+                attempts: config.control.dns.attempts,
+            },
+            grace: config.control.claim_grace_seconds,
+        },
         verify_delay: Duration::from_millis(config.control.verify_delay_ms),
         revocation: config.control.revocation.settings()?,
         generation: config.control.generation,
-        node: "control-1".to_owned(),
+        node: NODE.to_owned(),
         regions,
     })
 }

@@ -13,6 +13,7 @@ use crate::output::Out;
 
 pub mod access;
 pub mod audit;
+pub mod backup;
 pub mod certificate;
 pub mod domain;
 pub mod edge;
@@ -21,6 +22,7 @@ pub mod host;
 pub mod project;
 pub mod region;
 pub mod resource;
+pub mod restore;
 pub mod seal;
 pub mod status;
 pub mod verify;
@@ -56,6 +58,8 @@ pub async fn run(global: &Global, command: Command, out: &Out) -> Result<ExitCod
             events::run(&Client::connect(global).await?, command, out).await
         }
         Command::Audit(command) => audit::run(&Client::connect(global).await?, command, out).await,
+        Command::Backup(args) => backup::run(global, args, out).await,
+        Command::Restore(args) => restore::run(global, args, out).await,
         Command::Seal(args) => seal::run(global, args, out).await,
     }
 }
