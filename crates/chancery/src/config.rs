@@ -100,6 +100,32 @@ pub struct Control {
     pub verify_delay_ms: u64,
     /// Where and how revocation is looked up.
     pub revocation: Revocation,
+    /// How long a project that holds a host is served after another one proved it afresh, seconds; a week unless told.
+    pub claim_grace_seconds: u64,
+    /// Whom the DNS is asked of when customers prove their domains.
+    pub dns: Dns,
+}
+
+/// `[control.dns]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Recursive resolvers, at most eight; those of /etc/resolv.conf as it is at the start unless told.
+    pub resolvers: Option<Vec<SocketAddr>>,
+    /// How long one try may take, milliseconds.
+    pub timeout_ms: u64,
+    /// Tries of one question.
+    pub attempts: usize,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            resolvers: None,
+            timeout_ms: 3_000,
+            attempts: 2,
+        }
+    }
 }
 
 impl Default for Control {
@@ -115,6 +141,8 @@ impl Default for Control {
             generation: 1,
             verify_delay_ms: 0,
             revocation: Revocation::default(),
+            claim_grace_seconds: 7 * 86_400,
+            dns: Dns::default(),
         }
     }
 }
@@ -307,6 +335,11 @@ impl Config {
             "control.command_burst must be at least 1"
         );
         self.control.revocation.settings()?;
+        let dns = &self.control.dns;
+        ensure!(
+            (100..=30_000).contains(&dns.timeout_ms) && (1..=5).contains(&dns.attempts),
+            "control.dns.timeout_ms must be 100 to 30000, and control.dns.attempts 1 to 5"
+        );
         for (i, edge) in self.edges.iter().enumerate() {
             for other in &self.edges[..i] {
                 if (&edge.region, &edge.name) == (&other.region, &other.name) {

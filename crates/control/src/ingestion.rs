@@ -49,6 +49,8 @@ pub struct Ingestion {
     pub roots: Vec<rustls_pki_types::CertificateDer<'static>>,
     /// Places for examination.
     pub examinations: Turns<Slug>,
+    /// Claims proven in the DNS.
+    pub prover: crate::prover::Prover,
     /// Commands that are answered before they are decided.
     pub queue: bus::queue::Queue,
     /// What a project may upload: counted before anything is examined or kept, unlike the registrar's count of what is decided.
@@ -224,7 +226,7 @@ impl Ingestion {
                     .await;
                 with_repairs(answer, &brought.repairs)
             }
-            Asked::Csr(_) | Asked::Export(_) | Asked::Move(_) | Asked::Check(_) => {
+            Asked::Csr(_) | Asked::Export(_) | Asked::Move(_) => {
                 return refuse(
                     Code::NotFound,
                     "there is no command of this name",
@@ -255,6 +257,10 @@ impl Ingestion {
                     key_version: version,
                 };
                 self.decide(ask(plain(), command.into(), Vec::new())).await
+            }
+            Asked::Check(check) => {
+                let checked = self.prover.check(&project, &asker, id, &check.host).await;
+                return checked.map(Answer::Accepted);
             }
             Asked::Enrol(enrol) => {
                 return self

@@ -7,6 +7,7 @@
 //! * [`vault`]: sealed private keys; [`custodian`]: their end; [`access`]: who may connect
 //! * [`verifier`], [`clock`]: what is owed to the world and to time, turned into commands
 //! * [`revocation`]: whether CAs have taken back what is served
+//! * [`prover`]: claims that their owners prove in the DNS
 //! * [`checks`]: what was last found in the world, kept beside the ledger
 //! * [`distribution`], [`feed`]: what the edges of a region need
 //! * [`views`]: what people ask; [`backup`]: what they may take away of it, and [`restore`]: what becomes of that
@@ -26,6 +27,7 @@ pub mod distribution;
 pub mod feed;
 mod front;
 pub mod ingestion;
+pub mod prover;
 pub mod queue;
 pub mod rate;
 pub mod registrar;

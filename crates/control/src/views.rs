@@ -237,7 +237,11 @@ impl Views {
             let claim = claim
                 .filter(|c| c.status != ClaimStatus::Released)
                 .ok_or_else(|| not_found("domain"))?;
-            return Ok(json!({"domains": [domain(&tables, &claim)], "next": null}));
+            let mut shown = domain(&tables, &claim);
+            self.ingestion
+                .prover
+                .show(&tables, &claim, true, &mut shown);
+            return Ok(json!({"domains": [shown], "next": null}));
         }
         let prefix = key::text(project);
         let after = query.after.as_ref().map(|host| key::pair(project, host));
@@ -254,7 +258,11 @@ impl Views {
         let domains: Vec<Value> = hosts
             .iter()
             .filter_map(|host| tables.claim(host, project.as_str()))
-            .map(|c| domain(&tables, &c))
+            .map(|c| {
+                let mut shown = domain(&tables, &c);
+                self.ingestion.prover.show(&tables, &c, false, &mut shown);
+                shown
+            })
             .collect();
         let next = hosts.last().filter(|_| page.len() >= limit(query.limit));
         Ok(json!({"domains": domains, "next": next}))

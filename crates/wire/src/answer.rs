@@ -60,6 +60,9 @@ pub struct Problem {
     /// For `busy` and `rate_limited`: when to try again with the same id, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// Of `domain.check`: the records that would prove the claim, and what was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<serde_json::Value>,
     /// The command's idempotency key, when it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
@@ -88,6 +91,7 @@ impl Problem {
             detail: first.message,
             reasons,
             retry_after_ms: None,
+            verification: None,
             id: None,
             sequence: None,
         }
