@@ -28,6 +28,7 @@ mod resolve;
 mod status;
 mod store;
 mod tls;
+mod upgrade;
 
 use std::fs::{self, File};
 use std::io;

@@ -29,7 +29,8 @@ use wire::feed::{
 
 use crate::custody::Custody;
 
-/// The format of the file. A file of another format is moved aside and taken anew from upstream.
+/// The format of the file. One of format 1 is converted where it lies; a file of a later format is moved aside and taken anew
+/// from upstream.
 const FORMAT: u16 = 2;
 /// The file that serves.
 const FILE: &str = "edge.redb";
@@ -362,6 +363,13 @@ impl Store {
                     .as_deref()
                     .and_then(decode)
                     .ok_or(Error::Malformed)?;
+                if format == 1 {
+                    drop(meta);
+                    drop(read);
+                    crate::upgrade::rows_from_1(&database, ROWS, META)?;
+                    drop(database);
+                    return Self::open_file(path, signer);
+                }
                 if format != FORMAT {
                     return Err(Error::Malformed);
                 }
@@ -922,7 +930,7 @@ impl Load {
     }
 }
 
-fn begin(database: &Database) -> Result<WriteTransaction, Error> {
+pub(crate) fn begin(database: &Database) -> Result<WriteTransaction, Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     transaction.set_two_phase_commit(true);
@@ -938,6 +946,23 @@ fn write_meta(
     meta.insert(META_FORMAT, encode(&FORMAT).as_slice())?;
     meta.insert(META_POSITION, encode(&position).as_slice())?;
     meta.insert(META_SIGNER, encode(&signer).as_slice())?;
+    Ok(())
+}
+
+/// Makes a store ask for a snapshot as an empty one does, and go on serving what it holds until that is whole. The time of its
+/// last event stays: the clock must not fall behind it.
+pub(crate) fn restart(transaction: &WriteTransaction) -> Result<(), Error> {
+    let mut meta = transaction.open_table(META)?;
+    let time = meta
+        .get(META_POSITION)?
+        .and_then(|position| decode::<Position>(position.value()))
+        .map_or(0, |position| position.time);
+    let position = Position {
+        time,
+        ..Position::default()
+    };
+    meta.insert(META_FORMAT, encode(&FORMAT).as_slice())?;
+    meta.insert(META_POSITION, encode(&position).as_slice())?;
     Ok(())
 }
 
