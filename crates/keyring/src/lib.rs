@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`secret`] | bytes that wipe themselves and cannot be printed, compared or copied by accident |
 //! | [`key`] | customers' private keys: PKCS#8, PKCS#1, SEC 1; RSA, ECDSA, Ed25519 |
+//! | [`request`] | signing requests for keys that are made here |
 //! | [`protected`] | keys under a password: encrypted PKCS#8 and PEM |
 //! | [`pkcs12`] | containers of certificates and keys under a password, both ways |
 //! | [`der`] | enough DER to take these to pieces |
@@ -30,6 +31,7 @@ pub mod pkcs12;
 pub mod process;
 pub mod protected;
 pub mod region;
+pub mod request;
 pub mod root;
 pub mod secret;
 pub mod vault;
