@@ -139,7 +139,7 @@ pub enum Command {
         after_help = "Example:\n  chancery events replay --from 1 --json"
     )]
     Events(Events),
-    /// Check the log and the views that are built from it
+    /// Check the log and the views that are built from it, and prove to others what is in it
     #[command(subcommand, after_help = "Example:\n  chancery audit verify")]
     Audit(Audit),
     /// Copy everything that the control plane knows into a folder, keys sealed, while it runs (operator)
@@ -741,12 +741,71 @@ pub enum Events {
 /// `chancery audit`
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Pull the whole log and check its hashes, gaps and order here
-    #[command(after_help = "Example:\n  chancery audit verify --json")]
-    Verify,
-    /// Replay the log into fresh views and compare them with the live ones
+    /// Pull the whole log and check its hashes, gaps, order and signed tree here
+    #[command(
+        after_help = "Examples:\n  chancery audit verify --json\n  chancery audit verify --since last-year.checkpoint --key log.vkey"
+    )]
+    Verify {
+        /// A checkpoint that was kept: the log must begin with what it covers. Can be repeated
+        #[arg(long, value_name = "FILE")]
+        since: Vec<PathBuf>,
+        /// The log's verifier key, or a file that holds it. Can be repeated, for a log that was restored
+        #[arg(long, value_name = "VKEY")]
+        key: Vec<String>,
+    },
+    /// Replay the log into fresh views and a fresh tree and compare them with the live ones
     #[command(after_help = "Example:\n  chancery audit rebuild")]
     Rebuild,
+    /// The key by which others check what the log has signed
+    #[command(after_help = "Example:\n  chancery audit key --out log.vkey")]
+    Key {
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Have the log as it is now signed, to be kept elsewhere
+    #[command(
+        after_help = "Examples:\n  chancery audit checkpoint --out 2026-11.checkpoint\n  chancery audit checkpoint --since 2026-10.checkpoint --key log.vkey"
+    )]
+    Checkpoint {
+        /// The file to write; stdout unless told
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// An earlier checkpoint: have it proven that the log has only grown since
+        #[arg(long, value_name = "FILE")]
+        since: Option<PathBuf>,
+        /// The log's verifier key, or a file that holds it. Can be repeated, for a log that was restored
+        #[arg(long, value_name = "VKEY")]
+        key: Vec<String>,
+    },
+    /// Prove one event to others, or check such a proof, which needs no connection
+    #[command(
+        after_help = "Examples:\n  chancery audit proof 1042 --out 1042.tlog-proof\n  chancery audit proof --verify 1042.tlog-proof --key log.vkey"
+    )]
+    Proof {
+        /// The event: its sequence, with a project its projectseq
+        #[arg(value_name = "SEQ", required_unless_present = "verify")]
+        sequence: Option<u64>,
+        /// The file to write; stdout unless told
+        #[arg(long, value_name = "FILE", conflicts_with = "verify")]
+        out: Option<PathBuf>,
+        /// A proof to check
+        #[arg(long, value_name = "FILE", conflicts_with = "sequence", requires = "key")]
+        verify: Option<PathBuf>,
+        /// The log's verifier key, or a file that holds it
+        #[arg(long, value_name = "VKEY")]
+        key: Vec<String>,
+    },
+    /// Copy the whole log with its tree, in the layout of C2SP tlog-tiles; again into the same folder, only what is new
+    #[command(after_help = "Example:\n  chancery audit export --out /srv/log --key log.vkey")]
+    Export {
+        /// The folder
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The log's verifier key, or a file that holds it
+        #[arg(long, value_name = "VKEY")]
+        key: Vec<String>,
+    },
 }
 
 /// `chancery backup`

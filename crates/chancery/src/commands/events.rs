@@ -168,7 +168,7 @@ fn print(out: &Out, event: &RawValue) {
 }
 
 /// An event as a line for people: place, time, project, what happened, who, and what its data says.
-fn line(event: &str) -> String {
+pub(super) fn line(event: &str) -> String {
     #[derive(Deserialize)]
     struct Shown<'a> {
         #[serde(rename = "type", borrow)]

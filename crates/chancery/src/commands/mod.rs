@@ -57,7 +57,7 @@ pub async fn run(global: &Global, command: Command, out: &Out) -> Result<ExitCod
         Command::Events(command) => {
             events::run(&Client::connect(global).await?, command, out).await
         }
-        Command::Audit(command) => audit::run(&Client::connect(global).await?, command, out).await,
+        Command::Audit(command) => audit::run(global, command, out).await,
         Command::Backup(args) => backup::run(global, args, out).await,
         Command::Restore(args) => restore::run(global, args, out).await,
         Command::Seal(args) => seal::run(global, args, out).await,
