@@ -4,6 +4,7 @@ mod backup;
 mod dependencies;
 mod guards;
 mod hostile;
+mod import;
 mod path;
 mod queue;
 mod raw;

@@ -134,13 +134,18 @@ pub(super) fn failed(error: Error) -> Failure {
             error.to_string(),
             "`chancery backup --verify DIR` tells all; take a new backup into an empty folder",
         ),
-        Error::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+        Error::File { source, .. } if is_full(source.kind()) => {
             Failure::CouldNotRun(anyhow::Error::new(error).context(
-                "the disk is full; the backup that was there before is as it was, and once there is room the same command goes on",
+                "there is no room; the backup that was there before is as it was, and once there is room the same command goes on",
             ))
         }
         _ => Failure::CouldNotRun(error.into()),
     }
+}
+
+fn is_full(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// What `query.platform.backup` says of the log.
