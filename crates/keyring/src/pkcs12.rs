@@ -40,12 +40,8 @@ const SIGNED: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 const ENVELOPED: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x03];
 const ENCRYPTED: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x06];
 /// The last number says which kind of bag.
-const BAG: &[u8] = &[
-    0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x0a, 0x01,
-];
-const X509: &[u8] = &[
-    0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x16, 0x01,
-];
+const BAG: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x0a, 0x01];
+const X509: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x16, 0x01];
 const SHA1: &[u8] = &[0x2b, 0x0e, 0x03, 0x02, 0x1a];
 const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 const SHA384: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
@@ -69,10 +65,7 @@ pub fn looks_like(bytes: &[u8]) -> bool {
         [SEQUENCE, length, ..] => 2 + usize::from(length & 0x7f),
         _ => return false,
     };
-    matches!(
-        bytes.get(skip..skip + 4),
-        Some([INTEGER, 1, 3, SEQUENCE])
-    )
+    matches!(bytes.get(skip..skip + 4), Some([INTEGER, 1, 3, SEQUENCE]))
 }
 
 /// Opens a container.
@@ -184,8 +177,14 @@ fn check_mac(
             // RFC 9579: a key by PBKDF2, and the HMAC that it is for.
             const ODD: ProtectedError = ProtectedError::Unsupported("its MAC is not known here");
             let mut parameters = algorithm.expect(SEQUENCE).map(Reader::new).ok_or(DAMAGED)?;
-            let mut kdf = parameters.expect(SEQUENCE).map(Reader::new).ok_or(DAMAGED)?;
-            let mut scheme = parameters.expect(SEQUENCE).map(Reader::new).ok_or(DAMAGED)?;
+            let mut kdf = parameters
+                .expect(SEQUENCE)
+                .map(Reader::new)
+                .ok_or(DAMAGED)?;
+            let mut scheme = parameters
+                .expect(SEQUENCE)
+                .map(Reader::new)
+                .ok_or(DAMAGED)?;
             if kdf.expect(OID) != Some(PBKDF2) {
                 return Err(ODD);
             }

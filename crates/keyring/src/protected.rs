@@ -112,9 +112,7 @@ impl Budget {
     }
 
     pub(crate) fn spend(&mut self, rounds: u64, times: u64) -> Result<(), ProtectedError> {
-        let cost = rounds
-            .checked_mul(times)
-            .ok_or(ProtectedError::TooCostly)?;
+        let cost = rounds.checked_mul(times).ok_or(ProtectedError::TooCostly)?;
         self.0 = self.0.checked_sub(cost).ok_or(ProtectedError::TooCostly)?;
         Ok(())
     }
@@ -228,8 +226,7 @@ impl Cipher {
 
     /// The plain text; none for lengths that do not fit and for broken padding.
     fn decrypt(self, key: &[u8], iv: &[u8], data: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        if data.is_empty() || !data.len().is_multiple_of(self.block()) || iv.len() != self.block()
-        {
+        if data.is_empty() || !data.len().is_multiple_of(self.block()) || iv.len() != self.block() {
             return None;
         }
         let mut buffer = Zeroizing::new(data.to_vec());
@@ -248,18 +245,14 @@ impl Cipher {
                     .ok()?
                     .len()
             }
-            Self::TripleDes => {
-                unpadded(des::TdesEde3::new_from_slice(key).ok()?, iv, &mut buffer)?
-            }
+            Self::TripleDes => unpadded(des::TdesEde3::new_from_slice(key).ok()?, iv, &mut buffer)?,
             Self::TwoKeyTripleDes => {
                 unpadded(des::TdesEde2::new_from_slice(key).ok()?, iv, &mut buffer)?
             }
             Self::Des => unpadded(des::Des::new_from_slice(key).ok()?, iv, &mut buffer)?,
-            Self::Rc2(bits) => unpadded(
-                rc2::Rc2::new_with_eff_key_len(key, bits),
-                iv,
-                &mut buffer,
-            )?,
+            Self::Rc2(bits) => {
+                unpadded(rc2::Rc2::new_with_eff_key_len(key, bits), iv, &mut buffer)?
+            }
         };
         buffer.truncate(length);
         Some(buffer)

@@ -98,11 +98,7 @@ impl Contents {
 /// That it cannot be read, or those of [`parse`].
 pub fn read(path: &Path, passwords: &mut Passwords) -> Result<Contents> {
     if path.is_dir() {
-        return Err(anyhow::anyhow!(
-            "{} is a folder; name the file in it",
-            path.display()
-        )
-        .into());
+        return Err(anyhow::anyhow!("{} is a folder; name the file in it", path.display()).into());
     }
     parse(
         &files::read(path, MAX_FILE)?,
@@ -280,7 +276,9 @@ fn choose(contents: &mut Contents, name: &str) -> Result<PrivateKey> {
         (Some(key), true) => Ok(key),
         _ => Err(Failure::problem(
             Code::KeyUnexpected,
-            format!("{name} holds {several} private keys, and which of them is meant cannot be told"),
+            format!(
+                "{name} holds {several} private keys, and which of them is meant cannot be told"
+            ),
             "leave only the one that belongs to the certificate, or name its file with --key; from a keystore: keytool -importkeystore -srckeystore FILE -srcalias ALIAS -destkeystore one.p12 -deststoretype PKCS12",
         )),
     }
@@ -382,9 +380,9 @@ fn one_of_der(bytes: &[u8], name: &str, passwords: &mut Passwords) -> Result<Con
     }
     match PrivateKey::from_der(bytes) {
         Ok(key) => contents.keys.push(key),
-        Err(KeyError::Encrypted) => contents.keys.push(passwords.unlock(name, |password| {
-            protected::decrypt_pkcs8(bytes, password)
-        })?),
+        Err(KeyError::Encrypted) => contents
+            .keys
+            .push(passwords.unlock(name, |password| protected::decrypt_pkcs8(bytes, password))?),
         Err(KeyError::Malformed(_)) => {
             contents.other = Some(match der_of_other(bytes) {
                 Some(label) => pem::other(label).unwrap_or(NO_KNOWN_DER),
@@ -492,7 +490,10 @@ fn blocks(text: &[u8], name: &str, passwords: &mut Passwords) -> Result<Contents
                 if PrivateKey::from_der(&der).is_ok() {
                     return Err(Failure::problem(
                         Code::PemMalformed,
-                        format!("block {} of the file is a private key under the label of a certificate", block.number),
+                        format!(
+                            "block {} of the file is a private key under the label of a certificate",
+                            block.number
+                        ),
                         "write the label as it is: -----BEGIN PRIVATE KEY-----, and pass the file with --key",
                     ));
                 }

@@ -112,8 +112,7 @@ impl Passwords {
 }
 
 fn password(text: Zeroizing<String>) -> Result<Password> {
-    Password::new(text)
-        .map_err(|error| Failure::Usage(error.to_string()))
+    Password::new(text).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// The first line of a file, without its line end.
@@ -161,9 +160,7 @@ fn ask_for(prompt: &str) -> Result<Option<Zeroizing<String>>> {
             3 => break None,
             4 if typed.is_empty() => break None,
             // Backspace, and Ctrl-U for all of it.
-            8 | 0x7f => {
-                while typed.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
-            }
+            8 | 0x7f => while typed.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
             0x15 => typed.clear(),
             _ if typed.len() == MAX_PASSWORD => {}
             byte => typed.push(byte),

@@ -16,10 +16,7 @@ use crate::failure::{Failure, Result};
 
 /// For Nginx and most others: the chain as PEM, leaf first (`ssl_certificate`), and the key as PKCS#8 PEM
 /// (`ssl_certificate_key`).
-pub fn nginx_pair(
-    chain: &[CertificateDer<'_>],
-    key: &PrivateKey,
-) -> (String, Zeroizing<String>) {
+pub fn nginx_pair(chain: &[CertificateDer<'_>], key: &PrivateKey) -> (String, Zeroizing<String>) {
     (to_pem(chain), key_pem(key))
 }
 
@@ -45,10 +42,7 @@ pub fn pkcs12(
 }
 
 fn key_pem(key: &PrivateKey) -> Zeroizing<String> {
-    Zeroizing::new(block_of(
-        "PRIVATE KEY",
-        key.danger_to_pkcs8_der().expose(),
-    ))
+    Zeroizing::new(block_of("PRIVATE KEY", key.danger_to_pkcs8_der().expose()))
 }
 
 /// Writes a file that only its owner can read. Its name stands for the whole of it or for what was there before: it is written
@@ -77,8 +71,7 @@ pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
         .and_then(|()| file.sync_all())
         .with_context(|| format!("writing {}", beside.0.display()))?;
     if force {
-        std::fs::rename(&beside.0, path)
-            .with_context(|| format!("writing {}", path.display()))?;
+        std::fs::rename(&beside.0, path).with_context(|| format!("writing {}", path.display()))?;
     } else {
         // A link, unlike a new name, never takes the place of what is there.
         std::fs::hard_link(&beside.0, path).map_err(|error| match error.kind() {
@@ -89,7 +82,9 @@ pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
         })?;
     }
     drop(beside);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     File::open(folder)
         .and_then(|folder| folder.sync_all())

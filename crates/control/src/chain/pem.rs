@@ -131,10 +131,7 @@ impl<'a> Iterator for Blocks<'a> {
         self.at = text.len();
         let end = find(&text[here..begin.unwrap_or(text.len())], END);
         if end.is_some() {
-            return Some(Err(malformed(
-                self.number + 1,
-                "ends without having begun",
-            )));
+            return Some(Err(malformed(self.number + 1, "ends without having begun")));
         }
         let Some(begin) = begin else {
             self.pass_over(here, text.len());
@@ -281,10 +278,15 @@ pub fn binary(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
             "The file is a web page, not a certificate.",
             "Download it again while logged in to the CA, and look at what was saved: head FILE",
         ),
-        _ if text.starts_with(b"---- BEGIN SSH2") || text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-sha2-") => (
-            "The file is a key for SSH, which no certificate is issued for.",
-            CHAIN_HINT,
-        ),
+        _ if text.starts_with(b"---- BEGIN SSH2")
+            || text.starts_with(b"ssh-")
+            || text.starts_with(b"ecdsa-sha2-") =>
+        {
+            (
+                "The file is a key for SSH, which no certificate is issued for.",
+                CHAIN_HINT,
+            )
+        }
         _ => return None,
     })
 }
@@ -302,7 +304,10 @@ pub fn other(label: &str) -> Option<(Code, &'static str, &'static str)> {
             "The file holds a public key, which is neither a certificate nor its private key.",
             "Pass the certificate that the CA sent, and the private key that its signing request was made with.",
         ),
-        "PGP PUBLIC KEY BLOCK" | "PGP PRIVATE KEY BLOCK" | "PGP MESSAGE" | "PGP SIGNATURE"
+        "PGP PUBLIC KEY BLOCK"
+        | "PGP PRIVATE KEY BLOCK"
+        | "PGP MESSAGE"
+        | "PGP SIGNATURE"
         | "PGP SIGNED MESSAGE" => (
             Code::NoCertificate,
             "The file is of OpenPGP (GnuPG), whose keys TLS does not use.",

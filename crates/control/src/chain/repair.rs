@@ -97,7 +97,10 @@ pub fn take_in(
         let (unique, dropped) = without_duplicates(&chain);
         repairs.extend(dropped);
         let unique: Vec<_> = unique.into_iter().map(|at| chain[at].clone()).collect();
-        let known = Known { roots, issuers: &[] };
+        let known = Known {
+            roots,
+            issuers: &[],
+        };
         return Ok((examine(&unique, spki_of_key, kind, now, known)?, repairs));
     }
     let attempt = |roots: &[CertificateDer<'static>], issuers: &[CertificateDer<'static>]| {
@@ -106,8 +109,7 @@ pub fn take_in(
         let examined = examine(&repaired.chain, spki_of_key, kind, now, known);
         Ok::<_, Vec<Reason>>((repaired, examined))
     };
-    let incomplete =
-        |reasons: &[Reason]| reasons.iter().any(|r| r.code == Code::ChainIncomplete);
+    let incomplete = |reasons: &[Reason]| reasons.iter().any(|r| r.code == Code::ChainIncomplete);
     let (mut repaired, mut examined) = attempt(roots, &[])?;
     if matches!(&examined, Err(reasons) if incomplete(reasons)) {
         let (mut cas, issuers) = known();
@@ -122,7 +124,14 @@ pub fn take_in(
                 issuers: &issuers,
             };
             examined = examine(&repaired.chain, spki_of_key, kind, now, known);
-            repaired.repairs.retain(|r| r.repair != Kind::RootDropped);
+            let told = &mut repaired.repairs;
+            told.retain(|r| r.repair != Kind::RootDropped);
+            let place = |der| chain.iter().position(|of_file| of_file == der);
+            if !repaired.chain.iter().filter_map(place).is_sorted()
+                && told.iter().all(|r| r.repair != Kind::Reordered)
+            {
+                told.push(reordered());
+            }
         }
     }
     let examined = examined?;
@@ -184,7 +193,8 @@ pub fn repair(
         best: None,
     };
     let leaf = search.leaf(spki_of_key)?;
-    let mut path = if search.in_order(leaf) {
+    // Known ones are given only when what was sent leads nowhere, in whatever order it is.
+    let mut path = if issuers.is_empty() && search.in_order(leaf) {
         unique.clone()
     } else {
         search.walk(&mut vec![leaf]);
@@ -226,16 +236,20 @@ pub fn repair(
         ));
     }
     if !kept.is_sorted() {
-        repairs.push(Repair::new(
-            Kind::Reordered,
-            "The certificates were put in order: the server certificate first, each followed by its issuer.",
-        ));
+        repairs.push(reordered());
     }
     Ok(Repaired {
         chain: path.iter().map(|at| owned(ders[*at])).collect(),
         root: root.map(|at| owned(ders[at])),
         repairs,
     })
+}
+
+fn reordered() -> Repair {
+    Repair::new(
+        Kind::Reordered,
+        "The certificates were put in order: the server certificate first, each followed by its issuer.",
+    )
 }
 
 /// The places of the certificates without those that came before, and what to tell.
@@ -274,7 +288,7 @@ type Rank = (
     bool,
     bool,
     usize,
-    std::cmp::Reverse<usize>,
+    i64,
     std::cmp::Reverse<usize>,
     std::cmp::Reverse<Vec<usize>>,
 );
@@ -365,8 +379,7 @@ impl Search<'_> {
     /// Whether the file begins with the leaf and each certificate is followed by its issuer.
     fn in_order(&mut self, leaf: usize) -> bool {
         let unique = self.unique;
-        unique.first() == Some(&leaf)
-            && unique.windows(2).all(|pair| self.issued(pair[1], pair[0]))
+        unique.first() == Some(&leaf) && unique.windows(2).all(|pair| self.issued(pair[1], pair[0]))
     }
 
     /// Looks at all paths that go on from here.
@@ -403,7 +416,12 @@ impl Search<'_> {
             valid,
             anchored,
             path.len() - added,
-            std::cmp::Reverse(added),
+            // What leads to a root needs nothing more; what does not is better the further it leads.
+            if anchored {
+                -(added as i64)
+            } else {
+                added as i64
+            },
             std::cmp::Reverse(path.len() - usize::from(root)),
             std::cmp::Reverse(path.to_vec()),
         );
@@ -412,3 +430,7 @@ impl Search<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
