@@ -181,6 +181,12 @@ fn tell(judged: &Verdict, at: i64, out: &Out) {
         let name = if place == 0 { "path" } else { "" };
         card.add(name, format!("{}{}", "  ".repeat(place), step.subject));
     }
+    for (place, repair) in judged.repairs.iter().enumerate() {
+        card.add(
+            if place == 0 { "repaired" } else { "" },
+            repair.message.clone(),
+        );
+    }
     card.print(out);
     for reason in &judged.reasons {
         out.say("");

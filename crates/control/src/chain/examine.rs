@@ -15,6 +15,7 @@ use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::profile;
 use super::trust::{Known, is_public_root, judge_trust};
 use super::{CHAIN_HINT, MAX_CERTIFICATE, MAX_CERTIFICATES, MAX_NAMES};
 
@@ -57,7 +58,7 @@ pub struct Examined {
 /// # Errors
 /// All reasons that were found, at least one, the most telling first: `no_certificate` (for a CA also a certificate that is
 /// none), `too_large`, `pem_malformed`, `key_mismatch`, `key_unexpected`, `key_too_small`, `key_unsupported`,
-/// `not_a_server_certificate`, `signature_weak`, `expired`, `not_yet_valid`, and those of [`judge_trust`].
+/// `not_a_server_certificate`, `signature_weak`, `expired`, `not_yet_valid`, `lifetime_too_long`, and those of [`judge_trust`].
 pub fn examine(
     chain: &[CertificateDer<'_>],
     spki_of_key: Option<[u8; 32]>,
@@ -102,7 +103,12 @@ pub fn examine(
                 // An expired leaf is one reason; it is not a second one that no path is valid now.
                 let then = now.clamp(not_before, (not_after - 1).max(not_before));
                 match judge_trust(chain, known, then) {
-                    Ok(found) => path = Some((found.trust, found.chain)),
+                    Ok(found) => {
+                        if found.trust == Trust::Public {
+                            reasons.extend(profile::lifetime(not_before, not_after));
+                        }
+                        path = Some((found.trust, found.chain));
+                    }
                     Err(reason) => reasons.push(reason),
                 }
             }
@@ -163,10 +169,12 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<X509Certificate<'a>>
     chain
         .iter()
         .zip(1..)
-        .map(|(der, number)| match x509_parser::parse_x509_certificate(der) {
-            Ok((rest, parsed)) if rest.is_empty() && readable(&parsed) => Ok(parsed),
-            _ => Err(damaged(number)),
-        })
+        .map(
+            |(der, number)| match x509_parser::parse_x509_certificate(der) {
+                Ok((rest, parsed)) if rest.is_empty() && readable(&parsed) => Ok(parsed),
+                _ => Err(damaged(number)),
+            },
+        )
         .collect()
 }
 

@@ -24,8 +24,12 @@ use super::constraints::is_dns;
 use super::examine::{self, rfc3339, sha256};
 use super::path::{Node, Outcome, Path, Search};
 use super::profile::{self, Role};
+use super::repair::{self, Repair};
 use super::trust::is_public_root;
 use super::{CHAIN_HINT, Known, MAX_CERTIFICATE, MAX_INPUT, MAX_NAMES, pem};
+
+#[cfg(test)]
+mod tests;
 
 /// The most certificates of a chain with its help.
 pub const MAX_HELP: usize = 256;
@@ -141,6 +145,8 @@ pub struct Verdict {
     pub fingerprint: Option<String>,
     /// The path, leaf first, anchor last; when there is none, the one that comes nearest.
     pub chain: Vec<Step>,
+    /// What `certificate add` would change about the chain before it serves it.
+    pub repairs: Vec<Repair>,
     /// Why not: all that was found; empty when accepted.
     pub reasons: Vec<Reason>,
     /// What is odd but decides nothing.
@@ -158,6 +164,7 @@ impl Verdict {
             not_after: None,
             fingerprint: None,
             chain: Vec::new(),
+            repairs: Vec::new(),
             reasons,
             warnings: Vec::new(),
         }
@@ -212,6 +219,7 @@ pub fn verify(question: Question<'_>) -> Verdict {
         not_after: Some(rfc3339(ends(&leaf.x509))),
         fingerprint: Some(Digest(leaf.fingerprint()).to_string()),
         chain: steps(&leaf, &path, &help, &anchors),
+        repairs: repairs(question, &mut warnings),
         reasons,
         warnings,
     }
@@ -387,6 +395,34 @@ fn anchors<'a>(roots: Option<&'a [CertificateDer<'a>]>, at: i64) -> (Vec<Node<'a
         });
     }
     (nodes, warnings)
+}
+
+/// What an upload of this chain would undergo.
+fn repairs(question: Question<'_>, warnings: &mut Vec<String>) -> Vec<Repair> {
+    if question.chain.len() > super::MAX_CERTIFICATES {
+        warnings.push(format!(
+            "`certificate add` takes at most {} certificates in one file.",
+            super::MAX_CERTIFICATES
+        ));
+        return Vec::new();
+    }
+    match repair::repair(question.chain, question.spki_of_key, &[], question.at) {
+        Ok(repaired) if repaired.chain.first() == question.chain.first() => repaired.repairs,
+        Ok(_) => {
+            warnings.push(
+                "`certificate add` would take another certificate of the file for the server's; here the first one is judged."
+                    .to_owned(),
+            );
+            Vec::new()
+        }
+        Err(reason) => {
+            warnings.push(format!(
+                "`certificate add` would ask back: {}",
+                reason.message
+            ));
+            Vec::new()
+        }
+    }
 }
 
 fn trust_of(

@@ -9,6 +9,7 @@
 //! signatures without end costs no more than [`STEPS`].
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use lifecycle::rejection::{Code, Reason};
@@ -23,7 +24,7 @@ pub(super) const MAX_INTERMEDIATES: usize = 6;
 /// Signatures that are checked for one verdict. Only certificates whose names fit are tried.
 const SIGNATURES: usize = 400;
 /// Partial paths that are looked at for one verdict.
-const STEPS: usize = 10_000;
+const STEPS: usize = 2_000;
 /// Whole paths that webpki judges for one verdict.
 const JUDGED: usize = 48;
 
@@ -61,6 +62,7 @@ pub(super) struct Search<'s, 'a> {
     anchors: &'s [Node<'a>],
     help_by_subject: HashMap<&'s [u8], Vec<usize>>,
     anchors_by_subject: HashMap<&'s [u8], Vec<usize>>,
+    candidates: HashMap<(Place, bool), Rc<[usize]>>,
     signed: HashMap<(Place, Place), bool>,
     constrained: HashMap<(Place, Place), Result<(), Broken>>,
     signatures: usize,
@@ -101,6 +103,7 @@ impl<'s, 'a> Search<'s, 'a> {
             anchors,
             help_by_subject: index(help),
             anchors_by_subject: index(anchors),
+            candidates: HashMap::new(),
             signed: HashMap::new(),
             constrained: HashMap::new(),
             signatures: SIGNATURES,
@@ -157,7 +160,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 return None;
             }
             self.steps -= 1;
-            for anchor in self.candidates(&path, true) {
+            for &anchor in self.candidates(&path, true).iter() {
                 let place = Place::Anchor(anchor);
                 if !self.anchors[anchor].flaws.is_empty() || !self.fits(&path, place) {
                     continue;
@@ -186,7 +189,7 @@ impl<'s, 'a> Search<'s, 'a> {
             if path.len() == MAX_INTERMEDIATES {
                 continue;
             }
-            for next in self.candidates(&path, false) {
+            for &next in self.candidates(&path, false).iter() {
                 if self.help[next].flaws.is_empty()
                     && !self.closes_a_loop(&path, next)
                     && self.fits(&path, Place::Help(next))
@@ -213,8 +216,12 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     /// Those whose subject is the issuer of the path's end; first those whose key identifier is the one that it names.
-    fn candidates(&self, path: &[usize], anchors: bool) -> Vec<usize> {
-        let head = self.certificate(self.head(path));
+    fn candidates(&mut self, path: &[usize], anchors: bool) -> Rc<[usize]> {
+        let place = self.head(path);
+        if let Some(known) = self.candidates.get(&(place, anchors)) {
+            return known.clone();
+        }
+        let head = self.certificate(place);
         let (index, nodes) = if anchors {
             (&self.anchors_by_subject, self.anchors)
         } else {
@@ -222,9 +229,11 @@ impl<'s, 'a> Search<'s, 'a> {
         };
         let mut found = index.get(head.issuer()).cloned().unwrap_or_default();
         let wanted = head.authority_key_id();
-        found.sort_by_key(|place| {
+        found.sort_by_cached_key(|place| {
             wanted.is_none() || nodes[*place].certificate.subject_key_id() != wanted
         });
+        let found: Rc<[usize]> = found.into();
+        self.candidates.insert((place, anchors), found.clone());
         found
     }
 
@@ -303,19 +312,33 @@ impl<'s, 'a> Search<'s, 'a> {
         Ok(())
     }
 
-    /// What webpki says of exactly this path. Where it is known to be narrower than RFC 5280 and the matter was decided
-    /// here, its refusal does not count.
+    /// What webpki says of exactly this path, where it is not known to be narrower than RFC 5280.
+    ///
+    /// It holds self-issued intermediates against path lengths and name constraints, which they are exempt from. A path with
+    /// one is therefore cut: webpki reads all of it and judges the leaf below its issuer, and the rest rests on what was
+    /// checked here.
     fn ask_webpki(&self, path: &[usize], anchor: usize, at: i64) -> Result<(), Error> {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at).unwrap_or(0)));
         let leaf = CertificateDer::from(self.leaf.der);
         let leaf = EndEntityCert::try_from(&leaf)?;
-        let anchor = CertificateDer::from(self.anchors[anchor].certificate.der);
-        let anchors = [anchor_from_trusted_cert(&anchor)?];
-        let intermediates: Vec<_> = path
+        let mut intermediates: Vec<_> = path
             .iter()
             .map(|place| CertificateDer::from(self.help[*place].certificate.der))
             .collect();
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at).unwrap_or(0)));
-        let judged = leaf.verify_for_usage(
+        let mut anchor = CertificateDer::from(self.anchors[anchor].certificate.der);
+        if path
+            .iter()
+            .any(|place| self.help[*place].certificate.self_issued())
+        {
+            anchor_from_trusted_cert(&anchor)?;
+            for intermediate in &intermediates {
+                EndEntityCert::try_from(intermediate)?;
+            }
+            anchor = intermediates.swap_remove(0);
+            intermediates.clear();
+        }
+        let anchors = [anchor_from_trusted_cert(&anchor)?];
+        match leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
             &anchors,
             &intermediates,
@@ -323,20 +346,12 @@ impl<'s, 'a> Search<'s, 'a> {
             KeyUsage::server_auth(),
             None,
             None,
-        );
-        match judged {
-            Ok(_) => Ok(()),
-            // It knows no constraints of directory names and URIs, and counts self-issued intermediates.
-            Err(
+        ) {
+            // It knows no constraints of directory names, mail addresses and URIs; all forms are judged here.
+            Ok(_)
+            | Err(
                 Error::NameConstraintViolation | Error::MaximumNameConstraintComparisonsExceeded,
             ) => Ok(()),
-            Err(Error::PathLenConstraintViolated)
-                if path
-                    .iter()
-                    .any(|place| self.help[*place].certificate.self_issued()) =>
-            {
-                Ok(())
-            }
             Err(error) => Err(error),
         }
     }
@@ -347,7 +362,7 @@ impl<'s, 'a> Search<'s, 'a> {
         let mut queue: VecDeque<Vec<usize>> = VecDeque::from([Vec::new()]);
         let mut longest = Vec::new();
         let mut reaching = None;
-        let mut steps = STEPS / 10;
+        let mut steps = STEPS / 4;
         // What was spent above must not hide why.
         self.signatures = self.signatures.max(SIGNATURES / 4);
         while let Some(path) = queue.pop_front() {
@@ -358,7 +373,8 @@ impl<'s, 'a> Search<'s, 'a> {
             let head = self.head(&path);
             if let Some(anchor) = self
                 .candidates(&path, true)
-                .into_iter()
+                .iter()
+                .copied()
                 .find(|anchor| self.seems_signed(head, Place::Anchor(*anchor)))
             {
                 reaching = Some(Path {
@@ -368,7 +384,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 break;
             }
             if path.len() < MAX_INTERMEDIATES + 2 {
-                for next in self.candidates(&path, false) {
+                for &next in self.candidates(&path, false).iter() {
                     if !self.closes_a_loop(&path, next)
                         && self.seems_signed(head, Place::Help(next))
                     {

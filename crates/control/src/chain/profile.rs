@@ -417,6 +417,12 @@ fn common_name(certificate: &Certificate<'_>, names: &[GeneralName<'_>], found: 
         }
         if respelt && !copied {
             found.form("has a common name that spells one of its names differently.");
+        } else if !common.is_ascii()
+            && common.contains('.')
+            && !common.contains(char::is_whitespace)
+            && url::Host::parse(common).is_ok()
+        {
+            found.form("has a common name that is a host name in other letters than DNS has.");
         }
     }
 }
