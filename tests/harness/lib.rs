@@ -7,6 +7,7 @@
 mod authority;
 mod ca;
 mod chancery;
+mod dns;
 mod origin;
 mod seaweedfs;
 mod shelf;
@@ -16,6 +17,7 @@ mod tls;
 pub use authority::{Authority, Points, Responder};
 pub use ca::{Ca, Key, Leaf, LeafSpec};
 pub use chancery::{Chancery, Cli, Outcome, Serve, Up, binary};
+pub use dns::Dns;
 pub use origin::{Origin, Seen};
 pub use seaweedfs::SeaweedFs;
 pub use shelf::Shelf;

@@ -428,11 +428,31 @@ pub enum Domain {
     /// List the claims
     #[command(after_help = "Example:\n  chancery domain list")]
     List,
-    /// Show one claim
+    /// Show one claim, and how to prove it
     #[command(after_help = "Example:\n  chancery domain show www.example.com")]
     Show {
         /// The host
         host: String,
+    },
+    /// Look in the DNS now whether a claim is proven; exit 1 with what was found and expected if it is not
+    #[command(after_help = "Example:\n  chancery domain check www.example.com")]
+    Check {
+        /// The host
+        host: String,
+    },
+    /// Wait until a claim has a status; exit 3 if it does not come to that in time
+    #[command(
+        after_help = "Example:\n  chancery domain wait www.example.com --status proven --timeout 10m"
+    )]
+    Wait {
+        /// The host
+        host: String,
+        /// pending, proven or moved
+        #[arg(long, value_name = "STATUS")]
+        status: crate::commands::domain::proof::Target,
+        /// How long, as 500ms, 60s, 5m or 1h
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+        timeout: Duration,
     },
     /// Vouch for a project's claim by hand (operator)
     #[command(after_help = "Example:\n  chancery domain prove www.example.com --project acme")]

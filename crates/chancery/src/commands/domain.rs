@@ -1,5 +1,7 @@
 //! `chancery domain`: claims of hosts, where they are attached and how they are served.
 
+pub mod proof;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -10,12 +12,14 @@ use lifecycle::command::{
     UnbindDomain,
 };
 use lifecycle::names::Slug;
+use wire::request::CheckDomain;
 
+use self::proof::Verification;
 use super::{accepted, listing, showing};
 use crate::cli::{Domain, Mode};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
-use crate::output::{Card, Out, Table, list};
+use crate::output::{Card, Out, Table, list, when};
 
 #[derive(Deserialize)]
 struct View {
@@ -34,6 +38,16 @@ struct View {
     certificate: Option<String>,
     #[serde(default)]
     revision: u64,
+    /// Of a holder: it moves to another project then.
+    #[serde(default)]
+    contested_until: Option<String>,
+    /// Of a claimant whose proof was found.
+    #[serde(default)]
+    moves_at: Option<String>,
+    #[serde(default, deserialize_with = "super::nullable")]
+    verification: Verification,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 impl View {
@@ -75,14 +89,26 @@ pub(super) async fn run(client: &Client, command: Domain, out: &Out) -> Result<E
                 regions,
             };
             let answer = client.command(project, "domain.add", &body).await?;
-            accepted(
-                out,
-                &answer,
-                format!(
-                    "domain {host} is added; `chancery domain show {host}` tells whether it is proven"
-                ),
-            )
+            let done = accepted(out, &answer, format!("domain {host} is added"))?;
+            // It is added whether or not this can be told.
+            if !out.json() && proof::tell(client, project, &host, out).await.is_err() {
+                out.say(format!(
+                    "`chancery domain show {host}` tells whether it is proven, and how to prove it"
+                ));
+            }
+            Ok(done)
         }
+        Domain::Check { host } => {
+            let answer = client
+                .command(project, "domain.check", &CheckDomain { host: host.clone() })
+                .await?;
+            accepted(out, &answer, format!("domain {host} is proven"))
+        }
+        Domain::Wait {
+            host,
+            status,
+            timeout,
+        } => proof::wait(client, project, &host, status, timeout, out).await,
         Domain::Prove { host, force } => {
             let claimant = client
                 .named_project()
@@ -224,6 +250,34 @@ pub(super) async fn run(client: &Client, command: Domain, out: &Out) -> Result<E
                 card.add("domain", view.host.clone());
                 card.add("status", view.status.clone());
                 card.add("proof", view.proof.clone().unwrap_or_default());
+                if let Some(until) = &view.contested_until {
+                    card.add(
+                        "contested",
+                        format!(
+                            "another project proved this host afresh; it is served from here until {}, then it moves there",
+                            when(until)
+                        ),
+                    );
+                    card.add(
+                        "to keep it",
+                        "whoever runs the zone removes the other project's record, or you prove it afresh after the move: release it, add it again, set the new record",
+                    );
+                }
+                if let Some(at) = &view.moves_at {
+                    card.add(
+                        "moves here",
+                        format!(
+                            "{}, from the project that holds it, if the record still stands",
+                            when(at)
+                        ),
+                    );
+                }
+                for warning in &view.warnings {
+                    card.add("warning", warning.clone());
+                }
+                if view.status == "pending" {
+                    view.verification.add_to(&view.host, &mut card);
+                }
                 card.add("https", view.shown_mode());
                 for (region, mode) in &view.modes {
                     card.add(

@@ -19,10 +19,12 @@ pub mod show;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use ledger::Ledger;
@@ -44,6 +46,8 @@ use proof::Wanted;
 use resolver::{Answer, Outcome, Resolver};
 use schedule::Agenda;
 
+/// How long a look by hand may take: whoever asked waits five seconds before asking again.
+const ASKED: Duration = Duration::from_secs(4);
 /// Looks at once, and those of one project.
 const PLACES: (usize, usize) = (64, 8);
 /// Looks by hand that a project may ask for.
@@ -238,9 +242,13 @@ impl Prover {
         };
         let platform = format!(".{platform}");
         let resolver = &self.0.resolver;
+        let until = match why {
+            Why::Due => Instant::now() + resolver.limit(),
+            Why::Asked => Instant::now() + resolver.limit().min(ASKED),
+        };
         let ((token, txt), (chain, cname)) = tokio::join!(
-            resolver.texts(&wanted.name, &wanted.value),
-            resolver.aliases(claim.host.as_str(), |name| name.ends_with(&platform)),
+            resolver.texts(&wanted.name, &wanted.value, until),
+            resolver.aliases(claim.host.as_str(), |name| name.ends_with(&platform), until),
         );
         let tables = Tables::of(&self.0.ledger);
         let alias = chain

@@ -19,6 +19,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Steps from alias to alias that are followed.
 pub const STEPS_MAX: usize = 8;
@@ -152,7 +153,7 @@ impl Answer {
 pub struct Resolver {
     inner: Option<TokioResolver>,
     servers: Vec<SocketAddr>,
-    /// How long one question may take in all, whatever the tries.
+    /// How long one question may take in all, and a chain of them.
     limit: Duration,
 }
 
@@ -168,15 +169,19 @@ impl Resolver {
         };
         servers.truncate(RESOLVERS_MAX);
         let tries = u32::try_from(settings.attempts.max(1)).unwrap_or(u32::MAX);
-        let limit = settings
-            .timeout
-            .saturating_mul(tries.saturating_add(1))
-            .saturating_mul(2);
+        // Over UDP, and over TCP where that does not do.
+        let limit = settings.timeout.saturating_mul(tries).saturating_mul(2);
         Self {
             inner: build(&servers, settings),
             servers,
             limit,
         }
+    }
+
+    /// How long it takes at most to learn something.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Whom it asks.
@@ -188,12 +193,12 @@ impl Resolver {
     /// The TXT records of a name, an alias of which is followed: whether one of them is `wanted`, and what is shown of them.
     ///
     /// The strings of one record are joined (RFC 7208 section 3.3 does so too); blanks around the value do not count.
-    pub async fn texts(&self, name: &str, wanted: &str) -> (bool, Answer) {
+    pub async fn texts(&self, name: &str, wanted: &str, until: Instant) -> (bool, Answer) {
         let name = match absolute(name) {
             Ok(name) => name,
             Err(outcome) => return (false, Answer::without(outcome)),
         };
-        let lookup = match self.ask(&name, RecordType::TXT).await {
+        let lookup = match self.ask(&name, RecordType::TXT, until).await {
             Ok(lookup) => lookup,
             Err(outcome) => return (false, Answer::without(outcome)),
         };
@@ -225,11 +230,16 @@ impl Resolver {
     }
 
     /// Where the alias of a host leads: the names of the chain from the host's own CNAME on, in lower case without the
-    /// final dot, as far as `until` says that it has what it looks for, and what is shown of them.
+    /// final dot, up to the first one that `is_sought`, and what is shown of them.
     ///
     /// Each name of the chain is asked for its own CNAME, so that records that happen to stand in an answer beside it
     /// count for nothing. A name with several CNAMEs, which no zone may have, ends the chain.
-    pub async fn aliases(&self, host: &str, until: impl Fn(&str) -> bool) -> (Vec<String>, Answer) {
+    pub async fn aliases(
+        &self,
+        host: &str,
+        is_sought: impl Fn(&str) -> bool,
+        until: Instant,
+    ) -> (Vec<String>, Answer) {
         let mut chain: Vec<String> = Vec::new();
         let mut name = match absolute(host) {
             Ok(name) => name,
@@ -237,7 +247,7 @@ impl Resolver {
         };
         let mut outcome = Outcome::Found;
         loop {
-            let lookup = match self.ask(&name, RecordType::CNAME).await {
+            let lookup = match self.ask(&name, RecordType::CNAME, until).await {
                 Ok(lookup) => lookup,
                 // The end of a chain is an ordinary name.
                 Err(Outcome::NoName | Outcome::NoRecord) if !chain.is_empty() => break,
@@ -266,7 +276,7 @@ impl Resolver {
             };
             let text = target.to_lowercase().to_ascii();
             let text = text.strip_suffix('.').unwrap_or(&text).to_owned();
-            let enough = until(&text);
+            let enough = is_sought(&text);
             chain.push(text);
             if enough {
                 break;
@@ -288,9 +298,9 @@ impl Resolver {
         (chain, answer)
     }
 
-    async fn ask(&self, name: &Name, of: RecordType) -> Result<Lookup, Outcome> {
+    async fn ask(&self, name: &Name, of: RecordType, until: Instant) -> Result<Lookup, Outcome> {
         let inner = self.inner.as_ref().ok_or(Outcome::NoResolver)?;
-        match tokio::time::timeout(self.limit, inner.lookup(name.clone(), of)).await {
+        match tokio::time::timeout_at(until, inner.lookup(name.clone(), of)).await {
             Ok(Ok(lookup)) => Ok(lookup),
             Ok(Err(error)) => Err(outcome_of(&error)),
             Err(_) => Err(Outcome::Timeout),
@@ -437,6 +447,10 @@ fn printable(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
     #[test]
     fn what_a_stranger_wrote_is_shown_clean_and_short() {
         assert_eq!(printable(b"plain text"), "plain text");
@@ -477,16 +491,16 @@ mod tests {
             resolvers: Some(Vec::new()),
             ..Settings::default()
         });
-        let (matched, answer) = resolver.texts("_chancery.example.com", "x").await;
+        let (matched, answer) = resolver.texts("_chancery.example.com", "x", soon()).await;
         assert!(!matched);
         assert_eq!(answer.outcome, Outcome::NoResolver);
-        let (chain, answer) = resolver.aliases("www.example.com", |_| false).await;
+        let (chain, answer) = resolver.aliases("www.example.com", |_| false, soon()).await;
         assert!(chain.is_empty());
         assert_eq!(answer.outcome, Outcome::NoResolver);
     }
 
     #[tokio::test]
-    async fn a_resolver_that_is_not_there_is_unreachable_and_a_silent_one_times_out() {
+    async fn a_resolver_that_is_silent_or_gone_says_nothing_about_the_zone() {
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         // Its TCP half accepts and says nothing either.
         let tcp = std::net::TcpListener::bind(silent.local_addr().unwrap());
@@ -499,10 +513,17 @@ mod tests {
                 timeout: Duration::from_millis(200),
                 attempts: 1,
             });
-            resolver.texts("_chancery.example.com", "x").await.1.outcome
+            resolver
+                .texts("_chancery.example.com", "x", soon())
+                .await
+                .1
+                .outcome
         };
         assert_eq!(ask(silent.local_addr().unwrap()).await, Outcome::Timeout);
-        assert_eq!(ask(absent).await, Outcome::Unreachable);
+        // UDP does not tell that nobody is there.
+        let gone = ask(absent).await;
+        assert!(matches!(gone, Outcome::Timeout | Outcome::Unreachable));
+        assert!(!gone.is_certain());
         drop(tcp);
     }
 
@@ -510,7 +531,9 @@ mod tests {
     async fn names_beyond_the_dns_are_not_asked_for() {
         let resolver = Resolver::new(&Settings::default());
         let host = format!("_chancery.{}.example", "a23456789.".repeat(24));
-        let (_, answer) = resolver.texts(host.trim_end_matches('.'), "x").await;
+        let (_, answer) = resolver
+            .texts(host.trim_end_matches('.'), "x", soon())
+            .await;
         assert_eq!(answer.outcome, Outcome::NameTooLong);
     }
 }
