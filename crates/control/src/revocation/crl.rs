@@ -95,15 +95,15 @@ impl Crl {
         let next_update = list
             .time()
             .ok_or_else(|| Unclear::from("does not say until when it holds"))?;
-        let mut places = Vec::new();
+        let mut entries: Vec<(&[u8], u32)> = Vec::new();
         if let Some(revoked) = list.take(SEQUENCE) {
             let mut revoked = revoked.inside();
             while !revoked.is_empty() {
                 let entry = revoked.take(SEQUENCE).ok_or_else(broken)?;
-                entry_of(entry.content).ok_or_else(broken)?;
+                let (serial, ..) = entry_of(entry.content).ok_or_else(broken)?;
                 // Within `der`, whose length fits.
                 let place = entry.whole.as_ptr() as usize - der.as_ptr() as usize;
-                places.push(place as u32);
+                entries.push((magnitude(serial), place as u32));
             }
         }
         let scope = match list.take(explicit(0)) {
@@ -119,10 +119,11 @@ impl Crl {
         if !list.is_empty() {
             return Err(broken());
         }
-        places.sort_by(|a, b| serial_at(&der, *a).cmp(&serial_at(&der, *b)));
+        entries.sort_unstable();
+        let entries = entries.into_iter().map(|(_, place)| place).collect();
         Ok(Self {
             der,
-            entries: places,
+            entries,
             this_update,
             next_update,
             scope,

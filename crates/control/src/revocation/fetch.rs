@@ -538,4 +538,90 @@ mod tests {
         assert!(accepted.is_err(), "it was connected to");
         assert!(fetcher(&["localhost"], None).connect(&url).await.is_ok());
     }
+
+    /// A server that answers each connection with these bytes, and counts them.
+    async fn server(answer: Vec<u8>) -> (Url, Arc<std::sync::atomic::AtomicUsize>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a", listener.local_addr().unwrap());
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4_096]).await;
+                let _ = stream.write_all(&answer).await;
+            }
+        });
+        (Url::parse(&url).unwrap(), count)
+    }
+
+    async fn get(fetcher: &Fetcher, url: &Url, limit: usize) -> Result<Bytes, Error> {
+        let ask = Ask {
+            url,
+            accept: "*/*",
+            body: None,
+            limit,
+        };
+        fetcher.get(ask).await
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_answer_is_left_alone() {
+        use std::sync::atomic::Ordering::SeqCst;
+        let fetcher = fetcher(&["127.0.0.1"], None);
+        let (url, count) = server(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()).await;
+        for _ in 0..20 {
+            let error = get(&fetcher, &url, 100).await.unwrap_err();
+            assert_eq!(error, Error::Unreachable("does not speak HTTP"));
+        }
+        assert_eq!(count.load(SeqCst), 1);
+        // A page that is missing says nothing about the host.
+        let (url, count) = server(b"HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
+        for _ in 0..3 {
+            assert_eq!(get(&fetcher, &url, 100).await, Err(Error::Status(404)));
+        }
+        assert_eq!(count.load(SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_at_its_bound_whatever_it_announces() {
+        let fetcher = fetcher(&["127.0.0.1"], None);
+        let body = vec![7; 1_000];
+        let with = |head: &str, body: &[u8]| [head.as_bytes(), body].concat();
+        for head in [
+            "HTTP/1.1 200 x\r\ncontent-length: 1000\r\n\r\n",
+            "HTTP/1.1 200 x\r\nconnection: close\r\n\r\n",
+        ] {
+            let (url, _) = server(with(head, &body)).await;
+            assert_eq!(get(&fetcher, &url, 1_000).await.unwrap(), body);
+            assert_eq!(get(&fetcher, &url, 999).await, Err(Error::TooLong(999)));
+        }
+        let (url, _) = server(with("HTTP/1.1 200 x\r\nx: ", &vec![b'a'; 2 * HEAD_MAX])).await;
+        assert_eq!(
+            get(&fetcher, &url, 100).await,
+            Err(Error::Unreachable("does not speak HTTP"))
+        );
+    }
+
+    #[tokio::test]
+    async fn redirects_end_and_lead_nowhere_else() {
+        let fetcher = fetcher(&["127.0.0.1"], None);
+        for (to, error) in [
+            ("/a", Error::Unreachable("redirects without an end")),
+            (
+                "file:///etc/passwd",
+                Error::Refused("is not asked over plain HTTP"),
+            ),
+            (
+                "https://example.com/",
+                Error::Refused("is not asked over plain HTTP"),
+            ),
+            ("http://10.0.0.1/", NOT_PUBLIC),
+        ] {
+            let head = format!("HTTP/1.1 302 x\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+            let (url, _) = server(head.into_bytes()).await;
+            assert_eq!(get(&fetcher, &url, 100).await, Err(error), "{to}");
+        }
+    }
 }

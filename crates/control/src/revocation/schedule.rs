@@ -41,22 +41,24 @@ pub(super) async fn rounds(revocation: Arc<Revocation>) {
     loop {
         ticks.tick().await;
         let at = now();
-        // A clock that was set back begins anew from where it is.
-        done = done.min(at).max(at - every);
-        let until = if at - done > 1 {
-            at.min(done + MADE_UP)
-        } else {
-            at
-        };
-        while done < until {
-            done += 1;
-            second(&revocation, every, done).await;
+        let due = due(done, at, every);
+        done = due.start - 1;
+        for at in due {
+            second(&revocation, every, at).await;
+            done = at;
         }
         if (at - kept).abs() >= KEEP.min(every) {
             kept = at;
             revocation.checks.put(Kind::Round, ROUND, done, Vec::new());
         }
     }
+}
+
+/// The seconds whose turn is now, when those up to `done` had theirs.
+fn due(done: i64, now: i64, every: i64) -> std::ops::Range<i64> {
+    // A clock that was set back begins anew from where it is, and a long absence is one round.
+    let done = done.clamp(now - every, now);
+    done + 1..now.min(done + MADE_UP) + 1
 }
 
 /// The certificates whose turn is in one second.
@@ -127,5 +129,53 @@ fn of(revocation: &Revocation, tables: &Tables, id: CertificateId, jobs: &mut Ve
         if !keep.contains(&key) {
             revocation.checks.remove(Kind::Revocation, &key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    /// Lets a clock run and gives the seconds that had their turn, with the most in one tick.
+    fn run(mut done: i64, from: i64, ticks: i64) -> (Vec<i64>, i64) {
+        let (mut had, mut most) = (Vec::new(), 0);
+        for now in from..from + ticks {
+            let due = due(done, now, DAY);
+            most = most.max(due.end - due.start);
+            done = due.end - 1;
+            had.extend(due);
+        }
+        (had, most)
+    }
+
+    #[test]
+    fn each_second_has_its_turn_once_a_day() {
+        let (had, most) = run(1_000_000, 1_000_001, DAY);
+        assert_eq!(most, 1);
+        assert_eq!(had, (1_000_001..1_000_001 + DAY).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_missed_is_made_up_for_slowly_and_for_one_day_only() {
+        // Down for an hour, then up for an hour.
+        let (had, most) = run(0, 3_600, 3_600);
+        assert_eq!(most, MADE_UP);
+        assert_eq!(had, (1..7_200).collect::<Vec<_>>());
+        // Down for a year.
+        let year = 365 * DAY;
+        let (had, most) = run(0, year, DAY);
+        assert_eq!(most, MADE_UP);
+        assert_eq!(had.first(), Some(&(year - DAY + 1)));
+        assert_eq!(had.last(), Some(&(year + DAY - 1)));
+        assert!(had.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_brings_no_storm() {
+        let (had, most) = run(1_000_000, 500_000, 100);
+        assert_eq!(most, 1);
+        assert_eq!(had.len(), 99);
     }
 }
