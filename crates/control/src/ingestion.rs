@@ -4,6 +4,8 @@
 //! anew by the vault, before the registrar hears of it. What the bytes alone decide is refused here and leaves no trace in
 //! the log. Examination is work for the processor and runs on a bounded pool.
 
+mod custody;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -109,7 +111,7 @@ impl Ingestion {
         } = incoming;
         // Rights and rate come before the body: reading a large one is work, and not for the threads that serve everybody.
         let admitted = self.admit(&project, &asker, &noun, &verb);
-        let upload = noun == "certificate" && matches!(verb.as_str(), "add" | "replace");
+        let upload = noun == "certificate" && matches!(verb.as_str(), "add" | "replace" | "csr");
         let admitted = match upload {
             true => admitted.and_then(|()| self.admit_upload(&asker)),
             false => admitted,
@@ -149,7 +151,10 @@ impl Ingestion {
             paid: false,
         };
         let plain = || digest(&project, &noun, &verb, &fields, None);
-        if queued && !wire::subject::PROJECT_COMMANDS.contains(&format!("{noun}.{verb}").as_str()) {
+        let name = format!("{noun}.{verb}");
+        let queueable = wire::subject::PROJECT_COMMANDS.contains(&name.as_str())
+            && !wire::subject::NOT_QUEUED.contains(&name.as_str());
+        if queued && !queueable {
             return refuse(
                 Code::NotFound,
                 "this command is not taken into the queue",
@@ -184,6 +189,9 @@ impl Ingestion {
                 if let Some(answer) = self.decided(&project, id, digest) {
                     return Ok(with_repairs(answer, &brought.repairs));
                 }
+                self.holds_key(&project, add.kind, &brought)
+                    .await
+                    .map_err(with_id)?;
                 self.keep(&project, &mut brought).await.map_err(with_id)?;
                 let command = AddCertificate {
                     name: add.name,
@@ -215,6 +223,9 @@ impl Ingestion {
                 if let Some(answer) = self.decided(&project, id, digest) {
                     return Ok(with_repairs(answer, &brought.repairs));
                 }
+                self.holds_key(&project, kind, &brought)
+                    .await
+                    .map_err(with_id)?;
                 self.keep(&project, &mut brought).await.map_err(with_id)?;
                 let command = ReplaceCertificate {
                     name: replace.name,
@@ -226,13 +237,23 @@ impl Ingestion {
                     .await;
                 with_repairs(answer, &brought.repairs)
             }
-            Asked::Csr(_) | Asked::Export(_) | Asked::Move(_) => {
-                return refuse(
-                    Code::NotFound,
-                    "there is no command of this name",
-                    "`chancery --help` lists them",
-                )
-                .map_err(with_id);
+            Asked::Csr(csr) => {
+                let digest = plain();
+                let ask = |command, objects| ask(digest, command, objects);
+                self.create_csr(csr, digest, ask, (&project, &asker, id))
+                    .await
+                    .map_err(with_id)?
+            }
+            Asked::Export(export) => {
+                let ask = |command| ask(plain(), command, Vec::new());
+                self.export(export, ask, &project).await.map_err(with_id)?
+            }
+            Asked::Move(moved) => {
+                let digest = plain();
+                let ask = |command| ask(digest, command, Vec::new());
+                self.move_certificate(moved, digest, ask, (&project, &asker, id))
+                    .await
+                    .map_err(with_id)?
             }
             Asked::Region(region) => {
                 let name = region.region.clone();
@@ -411,13 +432,6 @@ impl Ingestion {
                     "leave --key away; the key stays with the CA",
                 );
             }
-            (CertificateKind::Server, None) => {
-                return refuse(
-                    Code::KeyMissing,
-                    "a server certificate needs its private key",
-                    "add it with --key",
-                );
-            }
             _ => {}
         }
         let roots = self.roots.clone();
@@ -479,12 +493,20 @@ impl Ingestion {
 
     /// Makes certificates and key durable before the event that names them: a certificate without its key cannot come to be.
     async fn keep(&self, project: &Slug, brought: &mut Brought) -> Result<(), Box<Problem>> {
-        let bytes: Vec<Bytes> = brought
-            .objects
+        let key = brought.key.take();
+        self.store(project, &brought.objects, key).await
+    }
+
+    async fn store(
+        &self,
+        project: &Slug,
+        objects: &[([u8; 32], Vec<u8>)],
+        key: Option<PrivateKey>,
+    ) -> Result<(), Box<Problem>> {
+        let bytes: Vec<Bytes> = objects
             .iter()
             .map(|(_, der)| Bytes::copy_from_slice(der))
             .collect();
-        let key = brought.key.take();
         let stored = async {
             self.objects
                 .put(bytes)

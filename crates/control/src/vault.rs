@@ -172,6 +172,76 @@ impl Core {
             self.keyring.deletion_done(&owed)?;
         }
     }
+
+    /// Keeps a key that is there from being destroyed for as long as one that just came in, and says whether it is there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn hold(&mut self, project: &str, spki: &[u8; 32]) -> Result<bool, Error> {
+        if !self.keyring.contains(project, spki)? {
+            return Ok(false);
+        }
+        self.make_room();
+        self.recent
+            .insert((project.to_owned(), *spki), Instant::now());
+        Ok(true)
+    }
+
+    /// Seals private keys of one project for another one too. What was not there is left out: whoever needs it finds out.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn reseal(&mut self, from: &str, to: &str, spkis: &[[u8; 32]]) -> Result<(), Error> {
+        let mut seals = Vec::with_capacity(spkis.len());
+        for spki in spkis {
+            match self.keyring.open_private_key(from, spki) {
+                Ok(key) => seals.push(Seal {
+                    project: to.to_owned(),
+                    key,
+                }),
+                Err(VaultError::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.seal(&seals)
+    }
+
+    fn make_room(&mut self) {
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.retain(|_, at| at.elapsed() < ON_ITS_WAY);
+        }
+    }
+
+    fn seal(&mut self, seals: &[Seal]) -> Result<(), Error> {
+        let mut new_projects = Vec::new();
+        for seal in seals {
+            if let Some(blob) = self.keyring.ensure_project_key(&seal.project)?
+                && !new_projects
+                    .iter()
+                    .any(|(project, _)| *project == &seal.project)
+            {
+                new_projects.push((&seal.project, blob));
+            }
+        }
+        self.publish(new_projects.into_iter().map(|(_, blob)| blob).collect())?;
+        self.make_room();
+        let mut blobs: Vec<SealedBlob> = Vec::new();
+        let mut seen: Vec<(&str, [u8; 32])> = Vec::new();
+        for seal in seals {
+            let spki = seal.key.spki_sha256();
+            self.recent
+                .insert((seal.project.clone(), spki), Instant::now());
+            if seen.contains(&(&seal.project, spki))
+                || self.keyring.contains(&seal.project, &spki)?
+            {
+                continue;
+            }
+            seen.push((&seal.project, spki));
+            blobs.push(self.keyring.seal_private_key(&seal.project, &seal.key)?);
+        }
+        self.publish(blobs)?;
+        Ok(())
+    }
 }
 
 type SealAnswer = oneshot::Sender<Result<(), Arc<Error>>>;
@@ -202,7 +272,9 @@ impl Vault {
             let rest = self.pending.split_off(self.pending.len().min(GROUP_MAX));
             let group = std::mem::replace(&mut self.pending, rest);
             let (seals, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-            let result = self.seal(&seals).map_err(Arc::new);
+            let begun = Instant::now();
+            let result = self.core.seal(&seals).map_err(Arc::new);
+            metrics::histogram!("chancery_vault_seal_seconds").record(begun.elapsed());
             if let Err(error) = &result {
                 tracing::error!(%error, "keys could not be sealed");
             }
@@ -210,47 +282,6 @@ impl Vault {
                 let _ = answer.send(result.clone());
             }
         }
-    }
-
-    fn seal(&mut self, seals: &[Seal]) -> Result<(), Error> {
-        let begun = Instant::now();
-        let mut new_projects = Vec::new();
-        for seal in seals {
-            if let Some(blob) = self.core.keyring.ensure_project_key(&seal.project)?
-                && !new_projects
-                    .iter()
-                    .any(|(project, _)| *project == &seal.project)
-            {
-                new_projects.push((&seal.project, blob));
-            }
-        }
-        self.core
-            .publish(new_projects.into_iter().map(|(_, blob)| blob).collect())?;
-        if self.core.recent.len() >= RECENT_MAX {
-            self.core.recent.retain(|_, at| at.elapsed() < ON_ITS_WAY);
-        }
-        let mut blobs: Vec<SealedBlob> = Vec::new();
-        let mut seen: Vec<(&str, [u8; 32])> = Vec::new();
-        for seal in seals {
-            let spki = seal.key.spki_sha256();
-            self.core
-                .recent
-                .insert((seal.project.clone(), spki), Instant::now());
-            if seen.contains(&(&seal.project, spki))
-                || self.core.keyring.contains(&seal.project, &spki)?
-            {
-                continue;
-            }
-            seen.push((&seal.project, spki));
-            blobs.push(
-                self.core
-                    .keyring
-                    .seal_private_key(&seal.project, &seal.key)?,
-            );
-        }
-        self.core.publish(blobs)?;
-        metrics::histogram!("chancery_vault_seal_seconds").record(begun.elapsed());
-        Ok(())
     }
 }
 

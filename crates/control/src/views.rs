@@ -1,7 +1,7 @@
 //! Views: what people and programs ask. Every answer comes from the tables in one short read transaction, and from what the
 //! edges last reported.
 
-mod certificates;
+pub(crate) mod certificates;
 pub(crate) mod projects;
 mod usable;
 

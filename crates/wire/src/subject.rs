@@ -44,6 +44,9 @@ pub const PROJECT_COMMANDS: &[&str] = &[
     "certificate.csr-discard",
 ];
 
+/// Those of them that are not taken into the queue, because whoever asks needs what the answer brings.
+pub const NOT_QUEUED: &[&str] = &["certificate.csr", "certificate.export", "domain.check"];
+
 /// Views of a project, below `query.<project>.`.
 pub const PROJECT_VIEWS: &[&str] = &[
     "active-certificates",
