@@ -6,6 +6,7 @@
 
 mod commands;
 mod edge;
+mod import;
 mod plant;
 mod replay;
 mod report;
@@ -21,10 +22,11 @@ use plant::Plant;
 use report::Report;
 
 const USAGE: &str = "bench [--quick] [--million] [--only PART]...
-PART is one of: commands, served, replay, selection, edge, handshakes";
-const PARTS: [&str; 6] = [
+PART is one of: commands, served, import, replay, selection, edge, handshakes";
+const PARTS: [&str; 7] = [
     "commands",
     "served",
+    "import",
     "replay",
     "selection",
     "edge",
@@ -73,7 +75,7 @@ fn main() -> Result<ExitCode> {
     let load = load_average();
     let disk = report::disk(&std::env::temp_dir())?;
 
-    if ["commands", "served", "edge", "replay"]
+    if ["commands", "served", "import", "edge", "replay"]
         .into_iter()
         .any(wanted)
     {
@@ -88,6 +90,9 @@ fn main() -> Result<ExitCode> {
             }
             if wanted("served") {
                 served::run(&plant, &mut report, if quick { 30 } else { 100 }).await?;
+            }
+            if wanted("import") {
+                import::run(&plant, &mut report, if quick { 1_000 } else { 10_000 }).await?;
             }
             if wanted("edge") {
                 edge::empty_store(&plant, &mut report).await?;

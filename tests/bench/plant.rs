@@ -32,6 +32,8 @@ pub(crate) const PROJECTS: usize = 8;
 const CONNECTIONS: usize = 2;
 /// The limit on one project's commands, far above what is measured, so that it is not the limit.
 pub(crate) const COMMANDS_PER_SECOND: u32 = 100_000;
+/// The certificates that a project may have, far above what is measured too.
+const QUOTA: u32 = 1_000_000;
 /// How long a command may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -167,6 +169,15 @@ fn contains(text: &[u8], words: &[u8]) -> bool {
     text.windows(words.len()).any(|window| window == words)
 }
 
+/// Lets a project have as many certificates as there can be, so that its quota is not what is measured.
+async fn unbounded(operator: &User, project: &str) -> Result<()> {
+    let body = json!({"project": project, "certificates": QUOTA, "per_region": QUOTA});
+    operator
+        .command_in(0, "platform", "project.quota-set", &body)
+        .send()
+        .await
+}
+
 async fn connect(nats: &str, creds: &str) -> Result<async_nats::Client> {
     let credentials = Arc::new(Credentials::parse(creds)?);
     let options = async_nats::ConnectOptions::with_auth_callback(move |nonce| {
@@ -255,6 +266,7 @@ impl Plant {
             let file = folder.path().join(format!("{project}.creds"));
             create(&cli, &project, &file)?;
             users.push(User::connect(&nats, &project, &file).await?);
+            unbounded(&operator, &project).await?;
         }
         let subject = wire::subject::of("query", "platform", "ingestion-key");
         let answer = operator.clients[0]
@@ -339,6 +351,15 @@ impl Plant {
             }
             Ok(all)
         })
+    }
+
+    /// Makes a project of the operator's, without users.
+    pub(crate) async fn project(&self, name: &str) -> Result<()> {
+        self.operator
+            .command_in(0, "platform", "project.create", &json!({"name": name}))
+            .send()
+            .await?;
+        unbounded(&self.operator, name).await
     }
 
     /// Has the operator claim a host for a user's project, proven and attached.
