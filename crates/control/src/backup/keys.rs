@@ -332,3 +332,161 @@ impl Drop for Keys {
         let _ = std::fs::remove_file(&self.spool);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyring::{PrivateKey, Vault};
+
+    use super::super::{Manifest, Point, files, manifest};
+    use super::*;
+
+    /// A vault with what a stream would have given it, and the sequences that the stream would have given.
+    struct Held {
+        vault: Vault,
+        sequence: u64,
+    }
+
+    impl Held {
+        fn keep(&mut self, blob: &SealedBlob) -> u64 {
+            self.sequence += 1;
+            self.vault
+                .install(self.sequence, blob)
+                .expect("it opens here");
+            self.sequence
+        }
+
+        fn key(&mut self) -> [u8; 32] {
+            if let Some(blob) = self.vault.ensure_project_key("acme").expect("a key") {
+                self.keep(&blob);
+            }
+            let key = PrivateKey::generate(keyring::KeyKind::EcdsaP256).expect("a key");
+            let blob = self.vault.seal_private_key("acme", &key).expect("sealed");
+            self.keep(&blob);
+            key.spki_sha256()
+        }
+
+        /// As a control plane lists them: all rows, and the bytes of those above `since`.
+        fn list(&self, keys: &mut Keys) -> BTreeSet<u64> {
+            let page = self.vault.export(None, keys.since()).expect("a page");
+            assert!(page.next.is_none());
+            let mut living = BTreeSet::new();
+            for (sequence, blob) in page.held {
+                if let Some(blob) = blob {
+                    keys.take(sequence, blob).expect("taken");
+                }
+                assert!(keys.knows(sequence));
+                living.insert(sequence);
+            }
+            living
+        }
+    }
+
+    fn state(needed: &[[u8; 32]]) -> Review {
+        let mut review = Review::default();
+        for spki in needed {
+            review.keys.insert(("acme".to_owned(), *spki));
+        }
+        review
+    }
+
+    fn lacks(review: &Review, kept: &Kept) -> Vec<String> {
+        let missing = review.missing(kept).into_iter();
+        missing.filter(|what| !what.contains("secret")).collect()
+    }
+
+    #[test]
+    fn keys_that_the_saved_state_needs_stay_and_those_that_were_destroyed_go() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let root = keyring::RootKey::from_bytes(&[7; 32]);
+        let vault = Vault::open(&temporary.path().join("vault.redb"), root).expect("opened");
+        let mut held = Held { vault, sequence: 0 };
+        let folder = files::Folder::lock(&temporary.path().join("backup")).expect("locked");
+        let (stays, goes, used) = (held.key(), held.key(), held.key());
+
+        // The first run: `goes` is destroyed before the saved head, `used` after it, and the project's key is replaced.
+        let mut keys = Keys::after(&folder, &[]).expect("begun");
+        held.list(&mut keys);
+        held.vault.forget("acme", &goes).expect("forgotten");
+        held.vault.forget("acme", &used).expect("forgotten");
+        let rotation = held.vault.rotate_project_key("acme").expect("rotated");
+        for blob in &rotation.put {
+            held.keep(blob);
+        }
+        held.vault.destroy_retired("acme").expect("destroyed");
+        let living = held.list(&mut keys);
+        let saved = state(&[stays, used]);
+        let chosen = keys.choose(&living, &saved);
+        let kept = keys.kept(&chosen);
+        assert_eq!(lacks(&saved, &kept), Vec::<String>::new());
+        assert!(!kept.private.contains_key(&("acme".to_owned(), goes)));
+        // Two private keys, and the project's keys that wrap them, which are two.
+        assert_eq!(chosen.len(), 4, "{chosen:?}");
+        let written = keys.write(&folder, &chosen, 1).expect("written");
+        drop(keys);
+
+        // The next run, some events later: only what the state needs now and what is new.
+        let young = held.key();
+        let mut keys = Keys::after(&folder, &written).expect("begun");
+        let before = keys.since();
+        let living = held.list(&mut keys);
+        assert_eq!(keys.since(), before + 1, "one record is new");
+        let saved = state(&[stays, young]);
+        let chosen = keys.choose(&living, &saved);
+        assert_eq!(chosen.len(), 3, "{chosen:?}");
+        assert_eq!(lacks(&saved, &keys.kept(&chosen)), Vec::<String>::new());
+        let again = keys.write(&folder, &chosen, 2).expect("written");
+        drop(keys);
+        let manifest = Manifest {
+            format: manifest::FORMAT.to_owned(),
+            version: manifest::VERSION,
+            release: String::new(),
+            log: String::new(),
+            platform_domain: String::new(),
+            head: Point {
+                sequence: 0,
+                hash: String::new(),
+                time: String::new(),
+            },
+            generation: 1,
+            root_key: String::new(),
+            taken: String::new(),
+            queued: 0,
+            events: manifest::Part::default(),
+            objects: manifest::Part::default(),
+            keys: manifest::Part::of(again.clone()),
+        };
+        folder.prune(&manifest).expect("pruned");
+        let left = std::fs::read_dir(folder.path().join("keys")).expect("a folder");
+        assert_eq!(left.count(), 1, "what was destroyed has left the folder");
+
+        // What it gives, a fresh vault takes in this order.
+        let root = keyring::RootKey::from_bytes(&[7; 32]);
+        let fresh = Vault::open(&temporary.path().join("fresh.redb"), root).expect("opened");
+        let mut lines = Lines::open(folder.path(), &again[0].name).expect("there");
+        let mut sequence = 0;
+        while let Some(line) = lines.next().expect("a line") {
+            let (_, blob) = KeyLine::read(line).expect("a record");
+            sequence += 1;
+            fresh.install(sequence, &blob).expect("it opens");
+        }
+        lines.is(&again[0]).expect("as written");
+        for spki in [stays, young] {
+            fresh.open_private_key("acme", &spki).expect("it opens");
+        }
+        assert!(fresh.open_private_key("acme", &used).is_err());
+    }
+
+    #[test]
+    fn a_key_that_was_never_pulled_is_missed() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let folder = files::Folder::lock(temporary.path()).expect("locked");
+        let keys = Keys::after(&folder, &[]).expect("begun");
+        let mut saved = state(&[[1; 32]]);
+        saved.regions.insert("eu-1".to_owned(), 3);
+        let chosen = keys.choose(&BTreeSet::new(), &saved);
+        let missing = saved.missing(&keys.kept(&chosen));
+        assert!(missing[0].contains("private key"), "{missing:?}");
+        assert!(missing.iter().any(|what| what.contains("eu-1")));
+        assert!(missing.iter().any(|what| what.contains("nats-identity")));
+    }
+}
