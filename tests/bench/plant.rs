@@ -356,7 +356,7 @@ impl Plant {
     /// Makes a project of the operator's, without users.
     pub(crate) async fn project(&self, name: &str) -> Result<()> {
         self.operator
-            .command_in(0, "platform", "project.create", &json!({"name": name}))
+            .command_in(0, "platform", "project.create", &json!({"project": name}))
             .send()
             .await?;
         unbounded(&self.operator, name).await
