@@ -23,15 +23,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// As it is printed.
-    pub fn word(self) -> &'static str {
+    /// As it is printed: when it has happened, and in a plan.
+    fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Added => "added",
-            Self::Replaced => "replaced",
-            Self::Unchanged => "unchanged",
-            Self::Refused => "refused",
-            Self::Skipped => "skipped",
-            Self::Failed => "failed",
+            Self::Added => ("added", "add"),
+            Self::Replaced => ("replaced", "replace"),
+            Self::Unchanged => ("unchanged", "unchanged"),
+            Self::Refused => ("refused", "refuse"),
+            Self::Skipped => ("skipped", "skip"),
+            Self::Failed => ("failed", "fail"),
         }
     }
 }
@@ -47,7 +47,7 @@ pub struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
     /// What would become of it; in a plan alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_planned")]
     pub plan: Option<Verdict>,
     /// The first reason's code.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +58,15 @@ pub struct Line {
     /// The sequence of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
+}
+
+// Serde hands over a reference.
+#[allow(clippy::ref_option)]
+fn as_planned<S: serde::Serializer>(
+    plan: &Option<Verdict>,
+    to: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(plan.unwrap_or(Verdict::Failed).words().1)
 }
 
 /// A reason; what has no published code has none.
@@ -144,12 +153,9 @@ impl Line {
 
     /// For people, on one line.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{:9}  {}  {}",
-            self.outcome().word(),
-            self.name,
-            self.source
-        );
+        let (done, planned) = self.outcome().words();
+        let word = if self.plan.is_some() { planned } else { done };
+        let mut text = format!("{word:9}  {}  {}", self.name, self.source);
         if let Some(sequence) = self.sequence {
             text.push_str(&format!(" (sequence {sequence})"));
         }

@@ -267,6 +267,7 @@ fn rehearse(plan: &Plan, planned: Count, out: &Out) -> ExitCode {
         let mut document = json!(planned);
         document["event"] = json!("summary");
         document["dry_run"] = json!(true);
+        document["complete"] = json!(true);
         out.document(&document);
     } else {
         out.say("nothing was changed: this was --dry-run");

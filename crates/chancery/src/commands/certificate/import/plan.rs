@@ -464,7 +464,7 @@ fn unchanged(
     let Some(known) = there.names.get(name) else {
         return line;
     };
-    if known.status != "ready" {
+    if !["ready", "verifying"].contains(&known.status.as_str()) {
         line = line.because(
             None,
             format!("version {version} of it; its status is {}", known.status),
