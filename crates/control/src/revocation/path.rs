@@ -149,7 +149,7 @@ pub(super) fn points_anywhere(tables: &Tables, version: &Version) -> bool {
     })
 }
 
-fn links(
+pub(super) fn links(
     chain: &[CertificateDer<'static>],
     roots: &[CertificateDer<'static>],
     more: &dyn Fn() -> Vec<CertificateDer<'static>>,

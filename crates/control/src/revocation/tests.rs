@@ -551,3 +551,32 @@ proptest! {
         }
     }
 }
+
+/// Certificates as real hosts serve them: each points somewhere, and whoever may answer is known, up to the public roots.
+#[test]
+fn real_chains_can_be_looked_up() {
+    let folder =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/real-chains");
+    let mut seen = 0;
+    for host in std::fs::read_dir(folder).expect("the chains are there") {
+        let host = host.expect("it can be read").path();
+        let Ok(text) = std::fs::read(host.join("chain.pem")) else {
+            continue;
+        };
+        let kind = lifecycle::event::CertificateKind::Server;
+        let chain = crate::chain::read_chain(&text, kind).expect("a chain");
+        let links = super::path::links(&chain, &[], &Vec::new);
+        assert_eq!(links.first().map(|link| link.place), Some(1), "{host:?}");
+        for link in &links {
+            let points = &link.points;
+            assert!(
+                !(points.ocsp.is_empty() && points.crl.is_empty()),
+                "{host:?} {}: {points:?}",
+                link.place
+            );
+            assert!(link.issuer.is_some(), "{host:?} {}", link.place);
+        }
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen} chains");
+}
