@@ -23,6 +23,7 @@ pub(super) struct Certificate<'a> {
     inner_algorithm: &'a [u8],
     /// The content of the key's `algorithm`.
     key_algorithm: &'a [u8],
+    path_length: Option<u32>,
     fingerprint: OnceCell<[u8; 32]>,
 }
 
@@ -38,7 +39,9 @@ impl<'a> Certificate<'a> {
         let (SEQUENCE, algorithm, _) = element(behind)? else {
             return None;
         };
-        let (SEQUENCE, key_algorithm, _) = element(element(x509.tbs_certificate.subject_pki.raw)?.1)? else {
+        let (SEQUENCE, key_algorithm, _) =
+            element(element(x509.tbs_certificate.subject_pki.raw)?.1)?
+        else {
             return None;
         };
         // Within: [0] version (absent in version 1), serialNumber, signature.
@@ -51,12 +54,22 @@ impl<'a> Certificate<'a> {
         let (SEQUENCE, inner_algorithm, _) = element(behind)? else {
             return None;
         };
+        let path_length =
+            x509.extensions()
+                .iter()
+                .find_map(|extension| match extension.parsed_extension() {
+                    ParsedExtension::BasicConstraints(constraints) => {
+                        constraints.path_len_constraint
+                    }
+                    _ => None,
+                });
         Some(Self {
             der,
             x509,
             algorithm,
             inner_algorithm,
             key_algorithm,
+            path_length,
             fingerprint: OnceCell::new(),
         })
     }
@@ -144,11 +157,7 @@ impl<'a> Certificate<'a> {
 
     /// How many intermediates that are not self-issued may stand below it; none: as many as there are.
     pub(super) fn path_length(&self) -> Option<u32> {
-        self.find(|parsed| match parsed {
-            ParsedExtension::BasicConstraints(constraints) => constraints.path_len_constraint,
-            _ => None,
-        })
-        .map(|(_, length)| length)
+        self.path_length
     }
 
     /// The identifier of its own key.

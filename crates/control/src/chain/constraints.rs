@@ -14,6 +14,9 @@ use super::certificate::Certificate;
 /// thousands multiply.
 pub(super) const COMPARISONS: usize = 150_000;
 
+/// The most attributes of one part of a directory name that are compared.
+const MAX_SET: usize = 8;
+
 /// Why a name may not stand below a CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
@@ -62,10 +65,15 @@ pub(super) fn hold(
     let subject = certificate.x509.subject();
     if subject.iter_rdn().next().is_some() {
         // Compared in place: a general name of its own would be a copy.
-        check(constraints, left, |base| match base {
-            GeneralName::DirectoryName(base) => Some(Match::exactly(below(subject, base))),
-            _ => None,
-        })?;
+        check(
+            constraints,
+            left,
+            subject.as_raw().len(),
+            |base| match base {
+                GeneralName::DirectoryName(base) => Some(below(subject, base)),
+                _ => None,
+            },
+        )?;
     }
     let alternative = certificate.find(|parsed| match parsed {
         ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
@@ -73,7 +81,7 @@ pub(super) fn hold(
     });
     let names: &[GeneralName<'_>] = alternative.map_or(&[], |(_, names)| names);
     for name in names {
-        check(constraints, left, |base| compare(name, base))?;
+        check(constraints, left, size(name), |base| compare(name, base))?;
     }
     if !names
         .iter()
@@ -81,7 +89,7 @@ pub(super) fn hold(
     {
         for attribute in subject.iter_email() {
             let mail = attribute.as_str().unwrap_or_default();
-            check(constraints, left, |base| match base {
+            check(constraints, left, mail.len(), |base| match base {
                 GeneralName::RFC822Name(base) => Some(Match::exactly(mail_within(mail, base))),
                 _ => None,
             })?;
@@ -114,16 +122,29 @@ impl Match {
     };
 }
 
-/// One name against all constraints; `compare` gives nothing for constraints of other forms.
+/// The length of a name, in bytes.
+fn size(name: &GeneralName<'_>) -> usize {
+    match name {
+        GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+            name.len()
+        }
+        GeneralName::DirectoryName(name) => name.as_raw().len(),
+        _ => 0,
+    }
+}
+
+/// One name of `size` bytes against all constraints; `compare` gives nothing for constraints of other forms. A long name
+/// counts for several.
 fn check(
     constraints: &NameConstraints<'_>,
     left: &mut usize,
+    size: usize,
     compare: impl Fn(&GeneralName<'_>) -> Option<Match>,
 ) -> Result<(), Broken> {
     let mut each = |list: &Option<Vec<GeneralSubtree<'_>>>,
                     visit: &mut dyn FnMut(Match) -> Result<(), Broken>| {
         for subtree in list.iter().flatten() {
-            *left = left.checked_sub(1).ok_or(Broken::TooMany)?;
+            *left = left.checked_sub(1 + size / 64).ok_or(Broken::TooMany)?;
             if let Some(found) = compare(&subtree.base) {
                 visit(found)?;
             }
@@ -154,7 +175,7 @@ fn compare(name: &GeneralName<'_>, base: &GeneralName<'_>) -> Option<Match> {
     Some(match (name, base) {
         (N::DNSName(name), N::DNSName(base)) => dns(name, base),
         (N::IPAddress(name), N::IPAddress(base)) => Match::exactly(address_within(name, base)),
-        (N::DirectoryName(name), N::DirectoryName(base)) => Match::exactly(below(name, base)),
+        (N::DirectoryName(name), N::DirectoryName(base)) => below(name, base),
         (N::RFC822Name(name), N::RFC822Name(base)) => Match::exactly(mail_within(name, base)),
         (N::URI(name), N::URI(base)) => match uri_host(name) {
             Some(host) => Match::exactly(host_within(host, base)),
@@ -280,10 +301,17 @@ fn address_within(address: &[u8], base: &[u8]) -> bool {
 }
 
 /// Whether a name begins with all of `base` (RFC 5280, 7.1).
-fn below(name: &X509Name<'_>, base: &X509Name<'_>) -> bool {
+fn below(name: &X509Name<'_>, base: &X509Name<'_>) -> Match {
+    // Sets are compared each with each; nobody has such long ones.
+    let long = |rdn: &RelativeDistinguishedName<'_>| rdn.iter().nth(MAX_SET).is_some();
+    if name.iter_rdn().chain(base.iter_rdn()).any(long) {
+        return Match::UNKNOWABLE;
+    }
     let mut have = name.iter_rdn();
-    base.iter_rdn()
-        .all(|want| have.next().is_some_and(|have| same_rdn(have, want)))
+    Match::exactly(
+        base.iter_rdn()
+            .all(|want| have.next().is_some_and(|have| same_rdn(have, want))),
+    )
 }
 
 fn same_rdn(one: &RelativeDistinguishedName<'_>, other: &RelativeDistinguishedName<'_>) -> bool {

@@ -32,6 +32,10 @@ pub(super) const WEAK: &[&str] = &[
 pub(super) const KEY_HINT: &str = "Have a certificate issued for a key of RSA with 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519.";
 const ED25519: &str = "1.3.101.112";
 const P256: &str = "1.2.840.10045.3.1.7";
+/// The most extensions of one certificate.
+const MAX_EXTENSIONS: usize = 64;
+/// The longest name or public key of a certificate, in bytes.
+const MAX_PART: usize = 4096;
 const P384: &str = "1.3.132.0.34";
 
 /// What a chain that can be kept says of itself.
@@ -171,11 +175,39 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<X509Certificate<'a>>
         .zip(1..)
         .map(
             |(der, number)| match x509_parser::parse_x509_certificate(der) {
+                Ok((rest, parsed)) if oversized(&parsed) && rest.is_empty() => {
+                    Err(too_much(number))
+                }
                 Ok((rest, parsed)) if rest.is_empty() && readable(&parsed) => Ok(parsed),
                 _ => Err(damaged(number)),
             },
         )
         .collect()
+}
+
+/// Whether a certificate has more extensions, or a longer name or key, than any that is meant to be used. Those who build paths
+/// read and compare them over and over.
+pub(super) fn oversized(certificate: &X509Certificate<'_>) -> bool {
+    let tbs = &certificate.tbs_certificate;
+    certificate.extensions().len() > MAX_EXTENSIONS
+        || [
+            tbs.subject.as_raw(),
+            tbs.issuer.as_raw(),
+            tbs.subject_pki.raw,
+        ]
+        .iter()
+        .any(|part| part.len() > MAX_PART)
+}
+
+/// The reason for an [`oversized`] certificate, counted from 1.
+pub(super) fn too_much(number: usize) -> Reason {
+    Reason::new(
+        Code::TooLarge,
+        format!(
+            "Certificate {number} of the chain has more than {MAX_EXTENSIONS} extensions, or a name or key of more than {MAX_PART} bytes."
+        ),
+        "Have it issued anew in the usual form.",
+    )
 }
 
 /// The reason for a certificate, counted from 1, that is none.

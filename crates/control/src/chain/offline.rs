@@ -245,7 +245,13 @@ fn parse_chain<'a>(chain: &'a [CertificateDer<'a>]) -> Result<Vec<Certificate<'a
     chain
         .iter()
         .zip(1..)
-        .map(|(der, number)| Certificate::parse(der).ok_or_else(|| examine::damaged(number)))
+        .map(|(der, number)| {
+            let parsed = Certificate::parse(der).ok_or_else(|| examine::damaged(number))?;
+            if examine::oversized(&parsed.x509) {
+                return Err(examine::too_much(number));
+            }
+            Ok(parsed)
+        })
         .collect()
 }
 
@@ -377,6 +383,7 @@ fn anchors<'a>(roots: Option<&'a [CertificateDer<'a>]>, at: i64) -> (Vec<Node<'a
         let Some(certificate) = Some(der)
             .filter(|der| der.len() <= MAX_CERTIFICATE)
             .and_then(|der| Certificate::parse(der))
+            .filter(|certificate| !examine::oversized(&certificate.x509))
         else {
             warnings.push(format!("{name} cannot be read and was left out."));
             continue;
@@ -523,9 +530,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 
 /// A reason for each domain that the leaf is not good for.
 fn mismatches(leaf: &Certificate<'_>, domains: &[Domain]) -> Vec<Reason> {
-    if domains.is_empty() {
-        return Vec::new();
-    }
     let alternative = leaf.find(|parsed| match parsed {
         ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
         _ => None,

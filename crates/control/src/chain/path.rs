@@ -62,6 +62,8 @@ pub(super) struct Search<'s, 'a> {
     anchors: &'s [Node<'a>],
     help_by_subject: HashMap<&'s [u8], Vec<usize>>,
     anchors_by_subject: HashMap<&'s [u8], Vec<usize>>,
+    /// For each of the help a number that those of the same name and key share.
+    owners: Vec<usize>,
     candidates: HashMap<(Place, bool), Rc<[usize]>>,
     signed: HashMap<(Place, Place), bool>,
     constrained: HashMap<(Place, Place), Result<(), Broken>>,
@@ -97,7 +99,17 @@ impl<'s, 'a> Search<'s, 'a> {
             }
             index
         }
+        let mut known: HashMap<(&[u8], &[u8]), usize> = HashMap::new();
+        let owners = help
+            .iter()
+            .enumerate()
+            .map(|(place, node)| {
+                let owner = (node.certificate.subject(), node.certificate.spki());
+                *known.entry(owner).or_insert(place)
+            })
+            .collect();
         Self {
+            owners,
             leaf,
             help,
             anchors,
@@ -239,12 +251,8 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// Whether a CA of the same name and key is on the path already (RFC 4158, 5.2).
     fn closes_a_loop(&self, path: &[usize], next: usize) -> bool {
-        let next = &self.help[next].certificate;
-        next.der == self.leaf.der
-            || path.iter().any(|place| {
-                let earlier = &self.help[*place].certificate;
-                earlier.spki() == next.spki() && earlier.subject() == next.subject()
-            })
+        path.iter()
+            .any(|place| self.owners[*place] == self.owners[next])
     }
 
     /// Whether `issuer` may stand above `path`: length, names, signature.

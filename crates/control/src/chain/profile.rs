@@ -390,9 +390,13 @@ fn leaf(certificate: &Certificate<'_>, found: &mut Findings<'_>) {
 /// The common name may be there as a copy of an alternative name, not as another spelling of one (baseline requirements,
 /// 7.1.4.3): who compares strings and who compares names would see two different ones.
 fn common_name(certificate: &Certificate<'_>, names: &[GeneralName<'_>], found: &mut Findings<'_>) {
-    for attribute in certificate.x509.subject().iter_common_name() {
+    for attribute in certificate.x509.subject().iter_common_name().take(8) {
         let Ok(common) = attribute.as_str() else {
             continue;
+        };
+        let ascii = match url::Host::parse(common) {
+            Ok(url::Host::Domain(name)) if !common.is_ascii() => Some(name),
+            _ => None,
         };
         let address = address(common);
         let mut copied = false;
@@ -402,9 +406,9 @@ fn common_name(certificate: &Certificate<'_>, names: &[GeneralName<'_>], found: 
                 GeneralName::DNSName(name) => {
                     copied |= *name == common;
                     respelt |= name.eq_ignore_ascii_case(common)
-                        || (!common.is_ascii()
-                            && matches!(url::Host::parse(common),
-                                Ok(url::Host::Domain(ascii)) if ascii.eq_ignore_ascii_case(name)));
+                        || ascii
+                            .as_ref()
+                            .is_some_and(|ascii| ascii.eq_ignore_ascii_case(name));
                 }
                 GeneralName::IPAddress(bytes) => {
                     if let Some(address) = address.filter(|a| octets(a) == *bytes) {
@@ -417,11 +421,7 @@ fn common_name(certificate: &Certificate<'_>, names: &[GeneralName<'_>], found: 
         }
         if respelt && !copied {
             found.form("has a common name that spells one of its names differently.");
-        } else if !common.is_ascii()
-            && common.contains('.')
-            && !common.contains(char::is_whitespace)
-            && url::Host::parse(common).is_ok()
-        {
+        } else if ascii.is_some() && common.contains('.') && !common.contains(char::is_whitespace) {
             found.form("has a common name that is a host name in other letters than DNS has.");
         }
     }

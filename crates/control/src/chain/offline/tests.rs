@@ -989,3 +989,74 @@ fn real_chains_are_judged_as_their_hosts_clients_did() {
         refused(&ask(&turned[..1], &roots, &[], at), Code::ChainIncomplete);
     }
 }
+
+#[test]
+fn an_upload_of_namesakes_is_judged_in_time() {
+    let mut last = Ca::root(ca("Same"));
+    let mut chain = Vec::new();
+    for _ in 0..18 {
+        let next = last.sub(ca("Same"));
+        chain.push(next.der.clone());
+        last = next;
+    }
+    let stranger = Ca::root(ca("Same"));
+    chain.insert(0, stranger.leaf(&server(&["a.example.com"])));
+    let begun = Instant::now();
+    let judged = super::super::judge_trust(&chain, Known::default(), NOW);
+    let took = begun.elapsed();
+    assert_eq!(judged.unwrap_err().code, Code::ChainIncomplete);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn what_is_oversized_is_refused_before_it_costs_anything() {
+    let root = Ca::root(ca("Root"));
+    let mut params = server(&["a.example.com"]);
+    for number in 0..65 {
+        params
+            .custom_extensions
+            .push(CustomExtension::from_oid_content(
+                &[1, 3, 6, 1, 4, 1, 55_555, 2, number],
+                vec![5, 0],
+            ));
+    }
+    let many = root.leaf(&params);
+    let mut params = server(&["a.example.com"]);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationalUnitName, "x".repeat(5_000));
+    let long = root.leaf(&params);
+    for leaf in [many, long] {
+        let verdict = ask(
+            std::slice::from_ref(&leaf),
+            std::slice::from_ref(&root.der),
+            &[],
+            NOW,
+        );
+        assert_eq!(codes(&verdict), [Code::TooLarge]);
+        let known = Known::default();
+        let examined = super::super::examine(&[leaf], None, CertificateKind::Server, NOW, known);
+        assert_eq!(examined.unwrap_err()[0].code, Code::TooLarge);
+    }
+}
+
+#[test]
+fn names_and_constraints_that_multiply_are_left_in_time() {
+    let mut params = ca("Root");
+    never(
+        (0..1_500)
+            .map(|n| dns(&format!("{}{n}.test", "x".repeat(10))))
+            .collect(),
+    )(&mut params);
+    let root = Ca::root(params);
+    let names: Vec<String> = (0..240)
+        .map(|n| format!("{}{n}.example.com", "y".repeat(50)))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let leaf = root.leaf(&server(&names));
+    let begun = Instant::now();
+    let verdict = ask(&[leaf], &[root.der], &[], NOW);
+    let took = begun.elapsed();
+    refused(&verdict, Code::TooLarge);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
