@@ -238,6 +238,7 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use lifecycle::event::{Event, ProjectCreated};
+    use lifecycle::names::Slug;
     use uuid::Uuid;
     use wire::envelope::{CommandRef, Envelope};
 
