@@ -568,7 +568,8 @@ fn a_tenant_is_imported_as_fast_as_the_rate_allows_and_no_faster() {
     let config = folder.path().join("slow.toml");
     fs::write(
         &config,
-        format!("state = \"state\"\n[control]\ncommands_per_second = {PER_SECOND}\ncommand_burst = {BURST}\n"),
+        format!("state = \"state\"\n[control]\ncommands_per_second = {PER_SECOND}\ncommand_burst = {BURST}\n\
+             [[edge]]\nregion = \"local\"\nname = \"local-1\"\nhttps = \"127.0.0.1:0\"\n"),
     )
     .expect("written");
     let chancery = Up::in_folder(folder.path())
