@@ -236,6 +236,31 @@ pub enum Project {
         #[arg(value_parser = project)]
         name: Slug,
     },
+    /// Show how many certificates a project may have and has, or set that (operator)
+    #[command(
+        after_help = "Counted are certificates that are not deleted, of both kinds: in all, and of one kind in one region. A number below what is there takes nothing away.\n\nExample:\n  chancery project quota acme --certificates 10000 --per-region 10000"
+    )]
+    Quota {
+        /// Its id
+        #[arg(value_parser = project)]
+        name: Slug,
+        /// Certificates of both kinds together, at most 1,000,000
+        #[arg(long, value_name = "NUMBER")]
+        certificates: Option<u32>,
+        /// Certificates of one kind in one region, at most 1,000,000
+        #[arg(long, value_name = "NUMBER")]
+        per_region: Option<u32>,
+    },
+    /// Set what a project may do
+    #[command(after_help = "Example:\n  chancery project set acme --export off")]
+    Set {
+        /// Its id
+        #[arg(value_parser = project)]
+        name: Slug,
+        /// Whether private keys may leave the project
+        #[arg(long, value_enum, value_name = "on|off")]
+        export: Switch,
+    },
     /// Delete a project that holds nothing any more
     #[command(after_help = "Example:\n  chancery project delete acme --confirm acme")]
     Delete {
@@ -264,6 +289,9 @@ pub enum Access {
         /// A subject pattern below the project, as cmd.certificate.* or query.*; all of the project's unless told
         #[arg(long = "right", value_name = "RIGHT", value_parser = right)]
         rights: Vec<String>,
+        /// Also the export of private keys, which no pattern covers: the right cmd.certificate.export by its name
+        #[arg(long)]
+        export: bool,
         /// When the access ends, RFC 3339
         #[arg(long, value_name = "TIME", value_parser = time)]
         expires: Option<Time>,
@@ -568,11 +596,97 @@ pub enum Certificate {
         wait: bool,
     },
     /// List the certificates
-    #[command(after_help = "Example:\n  chancery certificate list --expiring 30")]
+    #[command(
+        after_help = "With --host every certificate says whether it can serve the host, and if not, why, and which command mends that.\n\nExample:\n  chancery certificate list --expiring 30\n  chancery certificate list --host www.example.com\n  chancery certificate list --status error"
+    )]
     List {
-        /// Only those that end within so many days
+        /// Only those that end within so many days, the first to end first
         #[arg(long, value_name = "DAYS")]
         expiring: Option<u32>,
+        /// Say of each whether it can serve this host, and why not
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Only those of this status: verifying, ready, error, expired, revoked, "in progress", active or standby
+        #[arg(long, value_name = "STATUS")]
+        status: Option<String>,
+        /// List signing requests whose certificates have not come
+        #[arg(long, conflicts_with_all = ["expiring", "host", "status"])]
+        csrs: bool,
+    },
+    /// Make a private key here and a signing request for it; the key never leaves
+    #[command(
+        after_help = "Have the request signed by your CA, then add the certificate without --key under any name. Asked again with the same --id, it is the same request.\n\nExample:\n  chancery certificate csr shop --host shop.example.com --host www.example.com --out shop.csr\n  chancery certificate csr shop --show\n  chancery certificate csr shop --discard"
+    )]
+    Csr {
+        /// The name of the request, unique in the project
+        name: Slug,
+        /// A host that the certificate shall name, or *.example.com; up to 100
+        #[arg(long = "host", value_name = "HOST", required_unless_present_any = ["show", "discard"])]
+        hosts: Vec<String>,
+        /// The key to make; public CAs do not sign ed25519
+        #[arg(long, value_enum, value_name = "KIND", default_value_t = KindOfKey::P256)]
+        key_type: KindOfKey,
+        /// Write the request to this new file instead of printing it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Show a request that was made before
+        #[arg(long, conflicts_with_all = ["hosts", "discard"])]
+        show: bool,
+        /// Give a request up; its key is destroyed
+        #[arg(long, conflicts_with_all = ["hosts", "out"])]
+        discard: bool,
+    },
+    /// Take a certificate out with its private key; needs the right cmd.certificate.export by its name
+    #[command(
+        after_help = "The key is sealed to a key pair that is made for this call, opened here, and written so that only you can read it. That it left is an event. With --out - it goes to standard output, if that is no terminal.\n\nExample:\n  chancery certificate export site --format nginx --out site.pem --key-out site.key\n  chancery certificate export site --format haproxy --out site.pem\n  chancery certificate export site --format pkcs12 --out site.pfx --password-file password.txt"
+    )]
+    Export {
+        /// Its name
+        name: Slug,
+        /// The form of the files
+        #[arg(long, value_enum, value_name = "FORMAT")]
+        format: Format,
+        /// The file of the chain; for haproxy and pkcs12 with the key in it
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// For nginx, the file of the key; that of the chain with the ending .key unless told
+        #[arg(long, value_name = "FILE")]
+        key_out: Option<PathBuf>,
+        /// For pkcs12, a file whose first line is the password; asked for on a terminal unless told
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// This version; the latest that may be served unless told
+        #[arg(long = "of-version", value_name = "VERSION")]
+        version: Option<u32>,
+        /// Overwrite files that are there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Move a certificate with its key to another project (operator)
+    #[command(
+        after_help = "--project names the project that has it. It is deleted there as with `delete`, so hosts that depend on it keep it back unless --force is given.\n\nExample:\n  chancery certificate move site --project acme --to other --confirm site"
+    )]
+    Move {
+        /// Its name
+        name: Slug,
+        /// The project that gets it
+        #[arg(long, value_name = "PROJECT", value_parser = project)]
+        to: Slug,
+        /// Its name there; the same unless told
+        #[arg(long = "as", value_name = "NAME")]
+        new_name: Option<Slug>,
+        /// A region or country there; those that it has unless told
+        #[arg(long = "region", value_name = "REGION")]
+        regions: Vec<Slug>,
+        /// The name once more, exactly
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+        /// Even when hosts lose HTTPS
+        #[arg(long)]
+        force: bool,
+        /// Only if its revision is still this one
+        #[arg(long, value_name = "REVISION")]
+        expect: Option<u64>,
     },
     /// Show one certificate with its versions and where it is active
     #[command(after_help = "Example:\n  chancery certificate show site")]
@@ -902,6 +1016,56 @@ impl From<KindOfCertificate> for CertificateKind {
             KindOfCertificate::Ca => Self::Ca,
         }
     }
+}
+
+/// Something that is on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Allowed
+    On,
+    /// Forbidden
+    Off,
+}
+
+/// The keys that are made inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KindOfKey {
+    /// RSA with 2048 bits
+    Rsa2048,
+    /// RSA with 3072 bits
+    Rsa3072,
+    /// RSA with 4096 bits
+    Rsa4096,
+    /// ECDSA on P-256
+    P256,
+    /// ECDSA on P-384
+    P384,
+    /// Ed25519, which public CAs do not sign
+    Ed25519,
+}
+
+impl From<KindOfKey> for wire::request::NewKey {
+    fn from(kind: KindOfKey) -> Self {
+        match kind {
+            KindOfKey::Rsa2048 => Self::Rsa2048,
+            KindOfKey::Rsa3072 => Self::Rsa3072,
+            KindOfKey::Rsa4096 => Self::Rsa4096,
+            KindOfKey::P256 => Self::P256,
+            KindOfKey::P384 => Self::P384,
+            KindOfKey::Ed25519 => Self::Ed25519,
+        }
+    }
+}
+
+/// The forms in which a certificate is taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Two PEM files: the chain, and the key
+    Nginx,
+    /// One PEM file with chain and key
+    Haproxy,
+    /// A PKCS#12 container under a password, as Java and Windows read it
+    Pkcs12,
 }
 
 /// HTTPS as people command it.

@@ -36,9 +36,17 @@ pub(super) async fn run(global: &Global, command: Access, out: &Out) -> Result<E
         Access::Create {
             name,
             out: path,
-            rights,
+            mut rights,
+            export,
             expires,
         } => {
+            if export {
+                if rights.is_empty() {
+                    rights = lifecycle::decide::rights::member();
+                }
+                rights.push(lifecycle::decide::rights::EXPORT.to_owned());
+                rights.dedup();
+            }
             // The file comes first: an access whose credentials cannot be written would help nobody.
             let file = NewFile::create(&path)?;
             let client = Client::connect(global).await?;

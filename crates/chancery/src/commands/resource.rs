@@ -24,6 +24,8 @@ struct View {
     #[serde(default)]
     keep_host: bool,
     #[serde(default)]
+    demand_public: bool,
+    #[serde(default)]
     endpoints: Vec<Endpoint>,
     #[serde(default)]
     revision: u64,
@@ -136,6 +138,9 @@ pub(super) async fn run(client: &Client, command: Resource, out: &Out) -> Result
                         "the origin's"
                     },
                 );
+                if view.demand_public {
+                    card.add("serves", "publicly trusted certificates only");
+                }
                 for endpoint in view.endpoints {
                     card.add(
                         "endpoint",

@@ -14,14 +14,16 @@ use lifecycle::event::CertificateKind;
 use lifecycle::names::Slug;
 use wire::request::{AddCertificate, ListQuery, ReplaceCertificate};
 
-use super::{Reason, accepted, listing, seal, showing};
+use super::{Reason, accepted, seal, showing};
 use crate::cli::{Certificate, Global};
 use crate::client::Client;
 use crate::failure::Result;
 use crate::material::{self, Passwords, Upload};
 use crate::output::{Card, Out, Table, list, when};
 
+mod custody;
 pub mod import;
+mod listing;
 pub mod wait;
 
 /// How long `--wait` waits.
@@ -48,6 +50,8 @@ pub(super) struct View {
     #[serde(deserialize_with = "super::nullable")]
     revocation: Revocation,
     warnings: Vec<Warning>,
+    #[serde(deserialize_with = "super::nullable")]
+    next_warning: NextWarning,
     regions: Vec<String>,
     standby: bool,
     #[serde(deserialize_with = "super::nullable")]
@@ -70,6 +74,13 @@ struct Version {
     #[serde(deserialize_with = "super::nullable")]
     not_after: String,
     trust: Option<String>,
+}
+
+/// When its end is warned of next.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NextWarning {
+    due: String,
 }
 
 /// What the last look at revocation found.
@@ -221,6 +232,9 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             then_wait(&client, project, &name, wait, out).await
         }
         Certificate::Import(args) => import::run(global, args, out).await,
+        command @ (Certificate::Csr { .. }
+        | Certificate::Export { .. }
+        | Certificate::Move { .. }) => custody::run(global, command, out).await,
         command => {
             let client = Client::connect(global).await?;
             let project = client.project()?;
@@ -269,33 +283,28 @@ async fn with_client(
     out: &Out,
 ) -> Result<ExitCode> {
     match command {
-        Certificate::Add { .. } | Certificate::Replace { .. } | Certificate::Import(_) => {
+        Certificate::Add { .. }
+        | Certificate::Replace { .. }
+        | Certificate::Import(_)
+        | Certificate::Csr { .. }
+        | Certificate::Export { .. }
+        | Certificate::Move { .. } => {
             Err(anyhow::anyhow!("an upload reads its files before it connects").into())
         }
-        Certificate::List { expiring } => {
+        Certificate::List { csrs: true, .. } => listing::requests(client, project, out).await,
+        Certificate::List {
+            expiring,
+            host,
+            status,
+            csrs: false,
+        } => {
             let query = ListQuery {
                 expiring,
+                host,
+                status,
                 ..Default::default()
             };
-            let items = client
-                .list(project, "certificates", "certificates", &query)
-                .await?;
-            listing(out, &items, |views: Vec<View>| {
-                let mut table =
-                    Table::new(&["certificate", "status", "names", "ends", "trust", "regions"]);
-                for view in views {
-                    let word = view.word().to_owned();
-                    table.row([
-                        view.name,
-                        word,
-                        list(&view.names, 2),
-                        when(&view.not_after),
-                        view.trust.unwrap_or_default(),
-                        list(&view.regions, 3),
-                    ]);
-                }
-                table.print(out, "no certificates");
-            })
+            listing::run(client, project, query, out).await
         }
         Certificate::Show { name } => {
             let item = client
@@ -392,6 +401,7 @@ fn show(view: &View, out: &Out) {
     card.add("names", list(&view.names, 20));
     card.add("begins", when(&view.not_before));
     card.add("ends", when(&view.not_after));
+    card.add("next warning", when(&view.next_warning.due));
     card.add("trust", view.trust.clone().unwrap_or_default());
     card.add("revocation", view.revocation.line());
     for warning in &view.warnings {
