@@ -172,7 +172,7 @@ fn run(folder: &TempDir, address: SocketAddr, zones: &[&str], broken: &[&str]) -
     let write = |name: &str, text: &str| fs::write(path.join(name), text).expect("written");
     let mut config = format!(
         "server:\n  rundir: \"{0}\"\n  listen: {1}@{2}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
-         database:\n  storage: \"{0}\"\n  journal-db-max-size: 16M\n  timer-db-max-size: 2M\n  kasp-db-max-size: 2M\n\
+         database:\n  storage: \"{0}\"\n\
          control:\n  listen: \"{0}/socket\"\n\
          log:\n  - target: stderr\n    any: warning\n\
          template:\n  - id: default\n    storage: \"{0}\"\n    zonefile-sync: -1\n    zonefile-load: whole\n    journal-content: none\n\

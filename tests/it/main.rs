@@ -1,5 +1,6 @@
 //! One binary with every test of the whole: guards over the tree, and the path from a command to HTTPS through real parts.
 
+mod asyncapi;
 mod backup;
 mod claims;
 mod dependencies;
@@ -15,4 +16,5 @@ mod stage;
 mod tour;
 mod two;
 mod upgrade;
+mod verify;
 mod warnings;
