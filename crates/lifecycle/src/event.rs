@@ -14,6 +14,7 @@ use crate::selection::KeyKind;
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CertificateKind {
     /// Chain and key, served to clients.
     #[default]
@@ -25,6 +26,7 @@ pub enum CertificateKind {
 /// Whom a chain is trusted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Trust {
     /// A path to a public root was found.
     Public,
@@ -37,6 +39,7 @@ pub enum Trust {
 /// The kind of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ResourceKind {
     /// An object storage bucket, in exactly one region.
     Bucket,
@@ -49,6 +52,7 @@ pub enum ResourceKind {
 /// How a claim was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Proof {
     /// An operator vouched for it.
     Operator,
@@ -72,6 +76,7 @@ impl Proof {
 /// HTTPS on or off, as people command it. `bound` is reached by `bind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Https {
     /// Selection decides.
     Auto,
@@ -81,6 +86,7 @@ pub enum Https {
 
 /// What is known of one version of a certificate from its bytes alone, so that a replay parses no DER.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Facts {
     /// SHA-256 of the leaf's DER.
     pub fingerprint: Digest,
@@ -90,9 +96,11 @@ pub struct Facts {
     pub names: Vec<String>,
     /// First second of validity, Unix time; RFC 3339 in events.
     #[serde(with = "second")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Time"))]
     pub not_before: i64,
     /// Last second of validity, Unix time; RFC 3339 in events.
     #[serde(with = "second")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Time"))]
     pub not_after: i64,
     /// The leaf's key.
     pub key: KeyKind,
@@ -173,6 +181,7 @@ pub mod second {
 /// A host for which a version is active, and how long it stays valid if nothing is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Runway {
     /// The host.
     pub host: Host,
@@ -180,6 +189,7 @@ pub struct Runway {
     pub region: Slug,
     /// When the last certificate that covers the host there ends.
     #[serde(with = "second")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Time"))]
     pub until: i64,
 }
 
@@ -188,6 +198,7 @@ macro_rules! events {
         $(
             $(#[$doc])*
             #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
             #[serde(deny_unknown_fields)]
             pub struct $variant { $($(#[$fdoc])* pub $field: $type,)* }
 
@@ -205,6 +216,12 @@ macro_rules! events {
         impl Event {
             /// The names of all events, `<noun>.<fact>`.
             pub const NAMES: &[&str] = &[$($name),*];
+
+            /// The JSON schema of each event's data, by its name.
+            #[cfg(feature = "schema")]
+            pub fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<(&'static str, schemars::Schema)> {
+                vec![$(($name, generator.subschema_for::<$variant>()),)*]
+            }
 
             /// `<noun>.<fact>`.
             pub fn name(&self) -> &'static str {
@@ -292,6 +309,7 @@ events! {
         rights: Vec<String>,
         /// When it ends, Unix seconds.
         #[serde(default, skip_serializing_if = "Option::is_none", with = "second::optional")]
+        #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Time>"))]
         expires: Option<i64>,
     }
     /// Somebody may no longer act for a project.
@@ -468,6 +486,7 @@ events! {
         host: Host,
         /// When it moves, unless the proof is gone by then; Unix seconds, RFC 3339 in events.
         #[serde(with = "second")]
+        #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Time"))]
         until: i64,
         /// How the other project proved it.
         proof: Proof,
@@ -478,6 +497,7 @@ events! {
         host: Host,
         /// When, Unix seconds; RFC 3339 in events.
         #[serde(with = "second")]
+        #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Time"))]
         until: i64,
         /// How it was proven.
         proof: Proof,
@@ -587,6 +607,7 @@ events! {
         left: u64,
         /// Its last second of validity.
         #[serde(with = "second")]
+        #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Time"))]
         not_after: i64,
         /// Where it is deployed.
         regions: Vec<Slug>,

@@ -19,6 +19,8 @@ pub mod evolve;
 pub mod history;
 pub mod names;
 pub mod rejection;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod selection;
 pub mod state;
 pub mod store;

@@ -331,3 +331,16 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, bincode::config::standard())
         .expect("feed shapes are plain data, which bincode can always encode")
 }
+
+/// The longest message of a feed, bytes. NATS carries no longer ones here.
+pub const MESSAGE_MAX: usize = 8 << 20;
+
+/// Reads what [`encode`] wrote. None for anything else, for bytes behind it too, and for what would take more than
+/// [`MESSAGE_MAX`] bytes of memory.
+pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let config = bincode::config::standard().with_limit::<MESSAGE_MAX>();
+    match bincode::serde::decode_from_slice(bytes, config) {
+        Ok((value, read)) if read == bytes.len() => Some(value),
+        _ => None,
+    }
+}

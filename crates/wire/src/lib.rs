@@ -5,9 +5,12 @@
 //! * [`request`]: the bodies of commands and queries
 //! * [`answer`]: what comes back: an acceptance, or a problem document with reason codes
 //! * [`feed`]: what distribution sends to edges
+//! * `asyncapi` (feature `schema`): the document of all this for programs
 //! * [`tlog`]: checkpoints, proofs and tiles of the log, for auditors
 
 pub mod answer;
+#[cfg(feature = "schema")]
+pub mod asyncapi;
 pub mod envelope;
 pub mod feed;
 pub mod request;

@@ -45,6 +45,7 @@ pub enum Asked {
 }
 
 /// Body of `certificate.add`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddCertificate {
@@ -66,6 +67,7 @@ pub struct AddCertificate {
 }
 
 /// Body of `certificate.replace`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplaceCertificate {
@@ -82,6 +84,7 @@ pub struct ReplaceCertificate {
 }
 
 /// Body of `certificate.csr`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateCsr {
@@ -95,6 +98,7 @@ pub struct CreateCsr {
 }
 
 /// The keys that can be made inside.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NewKey {
@@ -114,6 +118,7 @@ pub enum NewKey {
 }
 
 /// Body of `certificate.export`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportCertificate {
@@ -127,6 +132,7 @@ pub struct ExportCertificate {
 }
 
 /// Body of `domain.check`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckDomain {
@@ -135,6 +141,7 @@ pub struct CheckDomain {
 }
 
 /// Body of `region.create`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegionCreate {
@@ -143,6 +150,7 @@ pub struct RegionCreate {
 }
 
 /// Body of `edge.enrol`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdgeEnrol {
@@ -273,6 +281,7 @@ pub fn parse_query<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Pro
 }
 
 /// A page of a listing.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
@@ -300,6 +309,7 @@ pub struct ListQuery {
 }
 
 /// `query.<project>.host`
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostQuery {
@@ -314,14 +324,17 @@ pub struct HostQuery {
 }
 
 /// `query.<project>.outcome`
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutcomeQuery {
     /// The command's id.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub id: uuid::Uuid,
 }
 
 /// `query.platform.backup`: one page of what a backup is made of. A page has about 512 KiB at most.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "part", rename_all = "lowercase", deny_unknown_fields)]
 pub enum BackupQuery {
@@ -349,6 +362,7 @@ pub enum BackupQuery {
 }
 
 /// `query.<project>.events` (from a `projectseq`) and `query.platform.log` (from a `sequence`).
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {

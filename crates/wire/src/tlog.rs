@@ -207,6 +207,7 @@ pub fn entries(mut bundle: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
 }
 
 /// `query.platform.checkpoint`
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointQuery {
@@ -243,6 +244,7 @@ pub struct CheckpointKey {
 }
 
 /// `query.<project>.proof`: of which event. Exactly one of the two.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
