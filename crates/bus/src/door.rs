@@ -881,6 +881,12 @@ impl Shared {
     }
 }
 
+/// Whether a request with this header block is looked at any further: only headers that are known, each at most once, each
+/// value of its grammar.
+pub fn takes_headers(block: &[u8]) -> bool {
+    Headers::parse(block).is_ok()
+}
+
 /// The headers that are known, each at most once.
 #[derive(Debug, Default)]
 struct Headers<'a> {

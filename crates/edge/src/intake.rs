@@ -9,9 +9,6 @@ use crate::resolve::Resolver;
 use crate::status::{Problem, Status};
 use crate::store::{Applied, Chain, Error, Load, Position, Store};
 
-/// The longest message that is read, in bytes. The server's own limit is far below it.
-const MESSAGE_MAX: usize = 8 << 20;
-
 /// What to ask upstream for next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -255,11 +252,5 @@ impl Intake {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
-    match bincode::serde::decode_from_slice(
-        bytes,
-        bincode::config::standard().with_limit::<MESSAGE_MAX>(),
-    ) {
-        Ok((value, read)) if read == bytes.len() => Ok(value),
-        _ => Err(Refused::Malformed),
-    }
+    wire::feed::decode(bytes).ok_or(Refused::Malformed)
 }
