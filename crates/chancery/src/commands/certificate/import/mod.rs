@@ -3,7 +3,7 @@
 //! * [`walk`]: which files are looked at, and what wrote them
 //! * [`scan`]: what they hold
 //! * [`there`]: what the project has, and how much more it may have
-//! * [`plan`]: what shall become of each
+//! * [`plan`]: what shall become of each, and [`names`]: what it is called
 //! * [`upload`]: sends it at the pace that the other side allows
 //! * [`line`]: what is printed
 //!
@@ -11,8 +11,11 @@
 //! moment and by anything, is continued by the same command.
 
 mod line;
+mod names;
 mod plan;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod there;
 mod upload;
 mod walk;

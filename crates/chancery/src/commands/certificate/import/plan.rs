@@ -11,15 +11,11 @@ use lifecycle::names::{Digest, Slug};
 use lifecycle::rejection::Code;
 
 use super::line::{Line, Verdict};
+use super::names::{NAME_MAX, SUFFIX, generic, slug, slug_of_path, stem};
 use super::scan::{Inventory, Leaf, Place};
 use super::there::{Known, Room, There};
 use super::walk::{File, Layout, Tree};
 use crate::output::list;
-
-/// The longest name.
-const NAME_MAX: usize = 64;
-/// Hex digits of a fingerprint that tell names apart.
-const SUFFIX: usize = 8;
 
 /// What is done with a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -666,129 +662,4 @@ fn groups(ready: Vec<(Entry, &Leaf)>) -> Vec<Vec<Entry>> {
             group.into_iter().map(|(_, _, entry)| entry).collect()
         })
         .collect()
-}
-
-/// The name that a certificate's place suggests, as far as the certificate agrees; else its first host.
-fn slug(leaf: &Leaf, file: &File, prefix: Option<&str>) -> String {
-    let text = |path: Option<&Path>| {
-        path.and_then(Path::file_name)
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let folder = text(file.shown.parent());
-    let stem = stem(&file.shown);
-    let label = leaf.label.clone().unwrap_or_default();
-    let hint = match file.layout {
-        // These are names that people have given.
-        Layout::Certbot | Layout::AcmeSh if !folder.is_empty() => Some(folder),
-        _ => [stem, folder, label].into_iter().find(|hint| {
-            let host = star(hint);
-            leaf.names.contains(&host)
-        }),
-    };
-    let text = hint
-        .map(|hint| star(&hint))
-        .or_else(|| leaf.names.first().cloned())
-        .unwrap_or_default();
-    let slug = slugified(prefix, &text);
-    if slug.is_empty() {
-        format!("certificate-{}", &leaf.fingerprint.to_string()[..SUFFIX])
-    } else {
-        slug
-    }
-}
-
-/// Caddy writes `wildcard_.example.com`, lego `_.example.com`.
-fn star(hint: &str) -> String {
-    let lower = hint.to_ascii_lowercase();
-    for begin in ["wildcard_.", "wildcard.", "_.", "star.", "star_"] {
-        if let Some(parent) = lower.strip_prefix(begin) {
-            return format!("*.{parent}");
-        }
-    }
-    lower
-}
-
-/// The file's name without what tools and people append to it.
-fn stem(path: &Path) -> String {
-    let mut name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().to_ascii_lowercase())
-        .unwrap_or_default();
-    loop {
-        let shorter = [
-            ".pem",
-            ".crt",
-            ".cer",
-            ".cert",
-            ".key",
-            ".der",
-            ".txt",
-            ".p12",
-            ".pfx",
-            ".json",
-            ".issuer",
-            ".chain",
-            ".fullchain",
-            ".bundle",
-            ".privkey",
-            "-chain",
-            "-fullchain",
-            "-key",
-            "-cert",
-            "-bundle",
-            "_chain",
-            "_fullchain",
-            "_key",
-            "_cert",
-            "_bundle",
-            ".combined",
-        ]
-        .iter()
-        .find_map(|ending| name.strip_suffix(ending))
-        .filter(|shorter| !shorter.is_empty())
-        .map(str::to_owned);
-        match shorter {
-            Some(shorter) => name = shorter,
-            None => return name,
-        }
-    }
-}
-
-/// Names that say what a file is and not whose.
-fn generic(stem: &str) -> bool {
-    [
-        "privkey", "private", "key", "server", "tls", "cert", "ssl", "domain", "site", "host",
-    ]
-    .contains(&stem)
-}
-
-fn slug_of_path(path: &Path, prefix: Option<&str>) -> String {
-    let slug = slugified(prefix, &star(&stem(path)));
-    if slug.is_empty() {
-        "unnamed".to_owned()
-    } else {
-        slug
-    }
-}
-
-/// Lower-case letters, digits and single hyphens, at most 64 of them; `*` is `wildcard`.
-fn slugified(prefix: Option<&str>, text: &str) -> String {
-    let text = text.replace('*', "wildcard").to_ascii_lowercase();
-    let all = match prefix {
-        Some(prefix) => format!("{}-{text}", prefix.to_ascii_lowercase()),
-        None => text,
-    };
-    let mut slug = String::new();
-    for c in all.chars() {
-        if c.is_ascii_lowercase() || c.is_ascii_digit() {
-            slug.push(c);
-        } else if !slug.is_empty() && !slug.ends_with('-') {
-            slug.push('-');
-        }
-        if slug.len() >= NAME_MAX {
-            break;
-        }
-    }
-    slug.trim_end_matches('-').to_owned()
 }
