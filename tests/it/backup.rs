@@ -734,7 +734,7 @@ fn figures_of_a_larger_log() {
     let stage = Stage::new();
     let bench = Bench::new();
     stage.bucket("www.example.com");
-    for n in 0..200 {
+    for n in 0..90 {
         let leaf = stage.ca.issue("www.example.com");
         let (chain, key) = (
             leaf.chain().display().to_string(),

@@ -94,7 +94,8 @@ pub struct Control {
     pub command_burst: u32,
     /// Regions that are created at the start if they are not there.
     pub regions: Vec<Slug>,
-    /// To be raised by one after a restore of an older log: edges then take a whole snapshot.
+    /// The least generation of the regions' feeds. `chancery restore` raises the one in the state folder by itself; this is for
+    /// a state folder that was copied back: raised, it makes edges take a whole snapshot.
     pub generation: u64,
     /// For rehearsals: how long each verification takes at least, milliseconds.
     pub verify_delay_ms: u64,

@@ -249,19 +249,21 @@ impl<'a> Pull<'a> {
                 )));
             }
         }
-        let mut review = Review::default();
-        let files = resume(&folder, "events", before.as_ref(), |line| {
-            review.push(line).map(drop)
-        })
-        .map_err(failed)?;
-        let events = Series::after(&folder, "events", files).map_err(failed)?;
-        let mut held = std::collections::HashSet::new();
-        let files = resume(&folder, "objects", before.as_ref(), |line| {
-            held.insert(ObjectLine::read(line)?.0);
-            Ok(())
-        })
-        .map_err(failed)?;
-        let objects = Series::after(&folder, "objects", files).map_err(failed)?;
+        let mut taken = Taken::read(&folder, before.as_ref(), true).map_err(failed)?;
+        // An interrupted run may have left events of a log that was rewound since; the finished backup is what counts.
+        if taken.review.head.sequence > before.as_ref().map_or(0, |before| before.head.sequence)
+            && !is_in_log(client, &taken.review).await?
+        {
+            taken = Taken::read(&folder, before.as_ref(), false).map_err(failed)?;
+        }
+        let Taken {
+            review,
+            held,
+            events,
+            objects,
+        } = taken;
+        let events = Series::after(&folder, "events", events).map_err(failed)?;
+        let objects = Series::after(&folder, "objects", objects).map_err(failed)?;
         let known = before.as_ref().map_or(&[][..], |m| &m.keys.files);
         let keys = Keys::after(&folder, known).map_err(failed)?;
         Ok(Self {
@@ -468,12 +470,57 @@ impl<'a> Pull<'a> {
     }
 }
 
-/// Reads the files of a kind that are there, those of the last finished backup and what an interrupted one added to them.
-/// A file that the finished one names must be as it says; another one that is not whole is as if it were not there.
+/// Whether the log has the event with which these end.
+async fn is_in_log(client: &Client, review: &Review) -> Result<bool> {
+    let from = review.head.sequence;
+    let page: EventsPage = ask(client, &BackupQuery::Events { from }).await?;
+    Ok(page
+        .events
+        .first()
+        .is_some_and(|event| ledger::leaf_hash(event.get().as_bytes()) == review.head.hash))
+}
+
+/// What is in the folder already.
+struct Taken {
+    review: Review,
+    held: std::collections::HashSet<[u8; 32]>,
+    events: Vec<FileIs>,
+    objects: Vec<FileIs>,
+}
+
+impl Taken {
+    /// Reads it: the finished backup, and with `left` what an interrupted one has added.
+    fn read(
+        folder: &Folder,
+        before: Option<&Manifest>,
+        left: bool,
+    ) -> std::result::Result<Self, Error> {
+        let mut review = Review::default();
+        let events = resume(folder, "events", before, left, |line| {
+            review.push(line).map(drop)
+        })?;
+        let mut held = std::collections::HashSet::new();
+        let objects = resume(folder, "objects", before, left, |line| {
+            held.insert(ObjectLine::read(line)?.0);
+            Ok(())
+        })?;
+        Ok(Self {
+            review,
+            held,
+            events,
+            objects,
+        })
+    }
+}
+
+/// Reads the files of a kind that are there, those of the last finished backup and, with `left`, what an interrupted one
+/// added to them. A file that the finished one names must be as it says; another one that is not whole is as if it were not
+/// there.
 fn resume(
     folder: &Folder,
     kind: &'static str,
     before: Option<&Manifest>,
+    left: bool,
     mut take: impl FnMut(&[u8]) -> std::result::Result<(), String>,
 ) -> std::result::Result<Vec<FileIs>, Error> {
     let part = match kind {
@@ -495,7 +542,11 @@ fn resume(
         lines.is(file)?;
         found.push(file.clone());
     }
-    for (first, last) in folder.chain(kind)? {
+    let spans = match left {
+        true => folder.chain(kind)?,
+        false => Vec::new(),
+    };
+    for (first, last) in spans {
         if first <= beyond {
             continue;
         }
