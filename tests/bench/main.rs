@@ -12,6 +12,7 @@ mod replay;
 mod report;
 mod selection;
 mod served;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,13 +23,14 @@ use plant::Plant;
 use report::Report;
 
 const USAGE: &str = "bench [--quick] [--million] [--only PART]...
-PART is one of: commands, served, import, replay, selection, edge, handshakes";
-const PARTS: [&str; 7] = [
+PART is one of: commands, served, import, replay, selection, verify, edge, handshakes";
+const PARTS: [&str; 8] = [
     "commands",
     "served",
     "import",
     "replay",
     "selection",
+    "verify",
     "edge",
     "handshakes",
 ];
@@ -112,6 +114,9 @@ fn main() -> Result<ExitCode> {
     }
     if wanted("selection") {
         selection::run(&mut report);
+    }
+    if wanted("verify") {
+        verify::run(&mut report, if quick { 10 } else { 50 })?;
     }
     if wanted("edge") {
         let mut counts = vec![1_000, 10_000];

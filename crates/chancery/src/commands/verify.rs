@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use control::chain::offline::{self, Decision, Question, Verdict};
+use control::chain::repair::{Kind, Repair};
 use keyring::PrivateKey;
 use lifecycle::event::Trust;
 use lifecycle::rejection::{Code, Reason};
@@ -18,6 +19,9 @@ use crate::material::{self, Passwords};
 use crate::output::{Card, Out, list};
 
 use super::verdict;
+
+/// The most domains of one question.
+const MAX_DOMAINS: usize = 1_000;
 
 /// The document for programs.
 #[derive(Serialize)]
@@ -35,16 +39,28 @@ pub(super) fn run(args: &Verify, out: &Out) -> Result<ExitCode> {
     let mut passwords = Passwords::new(args.password_file.as_deref());
     let mut beside = Vec::new();
 
-    let (chain, mut key) = match said(file(&args.chain, &mut passwords))? {
-        Ok(read) => read,
-        Err(reasons) => (Err(reasons), None),
+    if args.domains.len() > MAX_DOMAINS {
+        return Err(Failure::Usage(format!(
+            "at most {MAX_DOMAINS} domains are judged at once"
+        )));
+    }
+    let (chain, mut key, text_beside) = match said(file(&args.chain, &mut passwords))? {
+        Ok(read) => (read.certificates, read.key, read.text_beside),
+        Err(reasons) => (Err(reasons), None, false),
     };
     let roots = match &args.roots {
         None => None,
         Some(path) => Some(match said(file(path, &mut passwords))? {
-            Ok((Ok(roots), _)) => roots,
+            Ok(Contents {
+                certificates: Ok(roots),
+                ..
+            }) => roots,
             // Roots that cannot be read are no roots: nothing leads to them.
-            Ok((Err(reasons), _)) | Err(reasons) => {
+            Ok(Contents {
+                certificates: Err(reasons),
+                ..
+            })
+            | Err(reasons) => {
                 beside.extend(reasons.into_iter().map(|reason| Reason {
                     message: format!("The roots cannot be used: {}", reason.message),
                     ..reason
@@ -73,6 +89,11 @@ pub(super) fn run(args: &Verify, out: &Out) -> Result<ExitCode> {
             at,
         }),
     };
+    if text_beside {
+        let message = "Text or other blocks beside the certificates were passed over.".to_owned();
+        let repair = Kind::TextIgnored;
+        judged.repairs.insert(0, Repair { repair, message });
+    }
     if !beside.is_empty() {
         judged.verdict = Decision::Reject;
         judged.reasons.splice(0..0, beside);
@@ -113,10 +134,15 @@ fn said<T>(result: Result<T>) -> Result<Told<T>> {
     }
 }
 
-type Certificates = Told<Vec<CertificateDer<'static>>>;
+/// What a file brings to a verdict.
+struct Contents {
+    certificates: Told<Vec<CertificateDer<'static>>>,
+    key: Option<PrivateKey>,
+    text_beside: bool,
+}
 
 /// The certificates of a file in any form, and the key that belongs to one of them when it holds that too.
-fn file(path: &Path, passwords: &mut Passwords) -> Result<(Certificates, Option<PrivateKey>)> {
+fn file(path: &Path, passwords: &mut Passwords) -> Result<Contents> {
     if path.is_dir() {
         return Err(anyhow::anyhow!("{} is a folder; name the file in it", path.display()).into());
     }
@@ -135,7 +161,11 @@ fn file(path: &Path, passwords: &mut Passwords) -> Result<(Certificates, Option<
             } else {
                 Ok(contents.certificates)
             };
-            Ok((found, key))
+            Ok(Contents {
+                certificates: found,
+                key,
+                text_beside: contents.text_beside,
+            })
         }
         // More certificates than an upload may bring can be judged, and so can those beside a key that stays closed.
         Err(reasons)
@@ -147,9 +177,17 @@ fn file(path: &Path, passwords: &mut Passwords) -> Result<(Certificates, Option<
             }) =>
         {
             let found = offline::read_certificates(&bytes).map_err(|_| reasons);
-            Ok((found, None))
+            Ok(Contents {
+                certificates: found,
+                key: None,
+                text_beside: false,
+            })
         }
-        Err(reasons) => Ok((Err(reasons), None)),
+        Err(reasons) => Ok(Contents {
+            certificates: Err(reasons),
+            key: None,
+            text_beside: false,
+        }),
     }
 }
 
