@@ -4,6 +4,8 @@
 //! anything else than the code does. A test compares it with the file, sends each of its examples to a running system, and
 //! holds the answers and events that come against its schemas.
 
+mod views;
+
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -12,7 +14,7 @@ use lifecycle::command;
 use lifecycle::event::Event;
 use lifecycle::rejection::{Code, Reason};
 
-use crate::{request, subject, tlog};
+use crate::{request, subject};
 
 /// A command: its name, what it does, the schema of its body, an example.
 struct Asks {
@@ -20,15 +22,6 @@ struct Asks {
     summary: &'static str,
     schema: fn(&mut SchemaGenerator) -> Value,
     example: Value,
-}
-
-/// A view: its name, what it shows, the schema of its body, an example, and the members of the answer.
-struct Shows {
-    name: &'static str,
-    summary: &'static str,
-    schema: fn(&mut SchemaGenerator) -> Value,
-    example: Value,
-    answer: Value,
 }
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
@@ -99,51 +92,6 @@ fn commands() -> Vec<Asks> {
     all
 }
 
-/// The schema of an answer's object from words `name:type`; a `?` behind the name says that it may be absent.
-fn object(words: &str) -> Value {
-    let mut properties = Map::new();
-    let mut required = Vec::new();
-    for word in words.split_whitespace() {
-        let (name, kind) = word.split_once(':').unwrap_or((word, "any"));
-        let (name, absent) = match name.strip_suffix('?') {
-            Some(name) => (name, true),
-            None => (name, false),
-        };
-        if !absent {
-            required.push(name);
-        }
-        properties.insert(name.to_owned(), type_of(kind));
-    }
-    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
-}
-
-fn type_of(kind: &str) -> Value {
-    match kind.split_once('|') {
-        Some((first, second)) => json!({"oneOf": [type_of(first), type_of(second)]}),
-        None if kind == "any" => json!({}),
-        None if kind == "time" => json!({"type": "string", "format": "date-time"}),
-        None => json!({"type": kind}),
-    }
-}
-
-/// A page: a list of such objects, and where to go on.
-fn page(list: &str, item: Value) -> Value {
-    let mut page = object("next:string|null");
-    page["properties"][list] = json!({"type": "array", "items": item});
-    page["required"] = json!([list, "next"]);
-    page
-}
-
-macro_rules! views {
-    ($($name:literal $type:ty, $summary:literal, $example:tt, $answer:expr;)*) => {
-        vec![$(Shows { name: $name, summary: $summary, schema: of::<$type>, example: json!($example), answer: $answer },)*]
-    };
-}
-
-fn views() -> Vec<Shows> {
-    include!("asyncapi/views.rs")
-}
-
 /// The document.
 ///
 /// `events` are examples of stored events, by `<noun>.<fact>`.
@@ -207,7 +155,7 @@ pub fn document(events: &[(String, Value)]) -> Value {
             );
         }
     }
-    for shows in views() {
+    for shows in views::all() {
         let platform = subject::PLATFORM_VIEWS.contains(&shows.name);
         let channel = format!("query.{}", shows.name);
         let schema = (shows.schema)(&mut generator);
