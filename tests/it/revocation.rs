@@ -386,6 +386,35 @@ fn a_proxy_is_asked_with_the_whole_address() {
     assert_eq!(proxy.asked(), [url]);
 }
 
+/// A responder that takes the connection and then says nothing holds up neither the upload nor those of others.
+#[test]
+fn a_responder_that_hangs_holds_nobody_up() {
+    let folder = folder();
+    let stage = stage(folder.path(), "allow = ['127.0.0.1']");
+    let authority = Authority::default();
+    // Nobody accepts, but the system does.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let points = Points::ocsp(format!(
+        "http://{}/",
+        silent.local_addr().expect("it is bound")
+    ));
+    let leaf = authority.issue("hangs", HOST, &points);
+    stage.upload("hangs", &leaf);
+    stage.serves(HOST, &leaf);
+    let shown = show(&stage.alice, "hangs");
+    assert_eq!(shown["status"], "ready");
+    assert_eq!(
+        (
+            &shown["revocation"]["status"],
+            &shown["revocation"]["checked"]
+        ),
+        (&"unknown".into(), &Value::Null),
+        "the look goes on for 15 seconds: {shown:#}"
+    );
+    let shown = looked(&stage.alice, "hangs", "unreachable");
+    warned(&shown, "revocation_unreachable", "within 15 seconds");
+}
+
 /// Where an operator wants none of it, nobody is asked.
 #[test]
 fn it_can_be_turned_off() {
