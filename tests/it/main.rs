@@ -1,6 +1,7 @@
 //! One binary with every test of the whole: guards over the tree, and the path from a command to HTTPS through real parts.
 
 mod asyncapi;
+mod audit;
 mod backup;
 mod claims;
 mod dependencies;
