@@ -164,6 +164,9 @@ impl Control {
             .root_key
             .clone()
             .unwrap_or_else(|| config.state.join("root.key"));
+        let generation = crate::restore::generation(&config.state)
+            .map_err(|e| Error::File(config.state.join(crate::restore::GENERATION), e))?
+            .max(config.generation);
         let root = keyring::RootKey::create_or_load(&root_path)
             .map_err(|e| Error::RootKey(root_path.clone(), e))?;
         let keyring = keyring::Vault::open(&config.state.join("vault.redb"), root)?;
@@ -210,6 +213,7 @@ impl Control {
         let supervisor = tokio::spawn(supervise(server, executable, server_config, stopped));
         match Self::start_actors(
             &config,
+            generation,
             keyring,
             unpublished,
             identity,
@@ -238,9 +242,10 @@ impl Control {
         }
     }
 
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
     async fn start_actors(
         config: &Config,
+        generation: u64,
         keyring: keyring::Vault,
         unpublished: Vec<keyring::SealedBlob>,
         identity: Arc<Identity>,
@@ -258,9 +263,6 @@ impl Control {
         ),
         Error,
     > {
-        let generation = crate::restore::generation(&config.state)
-            .map_err(|e| Error::File(config.state.join(crate::restore::GENERATION), e))?
-            .max(config.generation);
         let runtime = tokio::runtime::Handle::current();
         let login = |role| Login::minted(&identity, role);
         let system = connect(nats, &login(Role::System)).await?;
