@@ -702,7 +702,8 @@ impl Views {
             "roles": ["ingestion", "registrar", "vault", "verifier", "clock", "distribution", "audit"],
             "registrar": observed,
             "door": door,
-            "owed": {"verifications": owed},
+            "owed": {"verifications": owed, "proofs": tables.scan(Table::Pending, &[], None, 1_001).len()},
+            "dns": self.ingestion.prover.status(),
             "audit": audit,
             "regions": regions,
         }))

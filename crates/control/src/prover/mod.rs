@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -190,12 +190,15 @@ impl Prover {
         self.0.wake.notify_one();
     }
 
-    /// What is wrong with it, in a sentence; None when all is well.
+    /// Whom it asks, and what is to be mended, for the operator.
     #[must_use]
-    pub fn problem(&self) -> Option<&'static str> {
-        self.0.resolver.servers().is_empty().then_some(
-            "no DNS resolver is configured (control.dns.resolvers) and the system names none: customers cannot prove their domains",
-        )
+    pub fn status(&self) -> Value {
+        let resolvers = self.0.resolver.servers();
+        let warning = resolvers.is_empty().then_some(
+            "no resolver is configured (control.dns.resolvers) and the system has none: customers cannot prove their domains",
+        );
+        let looking = lock(&self.0.looking).len();
+        json!({"resolvers": resolvers, "looking": looking, "warning": warning})
     }
 
     /// The last look at a claim as it is now.
@@ -277,12 +280,12 @@ impl Prover {
             proof,
             stale: alias && held && !token,
         };
-        let kind = match look.proof {
-            Some(proof) => proof.as_str(),
-            None if look.txt.outcome.is_certain() => "none",
-            None => "no-answer",
+        let outcome = match look.proof {
+            Some(_) => "proven",
+            None if look.txt.outcome.is_certain() => "unproven",
+            None => "unanswered",
         };
-        metrics::counter!("chancery_domain_looks_total", "result" => kind).increment(1);
+        metrics::counter!("chancery_domain_checks_total", "outcome" => outcome).increment(1);
         self.keep(claim, &look);
         Some(look)
     }

@@ -401,3 +401,139 @@ pub(super) async fn run(prover: Prover, seen: u64) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use lifecycle::selection::Mode;
+    use lifecycle::state::ClaimStatus;
+
+    use crate::prover::resolver::{Answer, Outcome};
+
+    fn key(project: &str, host: usize) -> Key {
+        (
+            Slug::name(project).unwrap(),
+            Host::parse(&format!("h{host}.example.com")).unwrap(),
+        )
+    }
+
+    fn claim(host: usize) -> Claim {
+        let (project, host) = key("acme", host);
+        Claim {
+            host,
+            project,
+            status: ClaimStatus::Pending,
+            proof: None,
+            added: 1,
+            contested: None,
+            moves_at: None,
+            attached: BTreeMap::new(),
+            mode: Mode::Auto,
+            modes: BTreeMap::new(),
+            revision: 1,
+            changed: 1,
+        }
+    }
+
+    fn look(at: i64, first: i64, tries: u32) -> Look {
+        let nothing = Answer {
+            outcome: Outcome::NoName,
+            found: Vec::new(),
+            more: 0,
+        };
+        Look {
+            added: 1,
+            at,
+            first,
+            tries,
+            txt: nothing.clone(),
+            cname: nothing,
+            proof: None,
+            stale: false,
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_end_after_a_month() {
+        let claim = claim(1);
+        let (mut at, mut tries) = (1_000_000, 1);
+        let first = at;
+        let mut pauses = Vec::new();
+        while let Some(next) = look(at, first, tries).next(&claim) {
+            pauses.push(next - at);
+            (at, tries) = (next, tries + 1);
+        }
+        for (i, pause) in pauses.iter().enumerate() {
+            let base = PAUSES.get(i).copied().unwrap_or(PAUSE);
+            assert!((base..=base + base / 8).contains(pause), "{i}: {pause}");
+        }
+        assert!(at - first < MONTH && at - first > MONTH - 2 * PAUSE);
+        assert!((105..=125).contains(&pauses.len()), "{}", pauses.len());
+    }
+
+    #[test]
+    fn what_came_at_once_is_spread_later() {
+        let mut dues: Vec<i64> = (0..1_000)
+            .filter_map(|host| look(0, 0, 6).next(&claim(host)))
+            .collect();
+        dues.sort_unstable();
+        dues.dedup();
+        assert!(dues.len() > 300, "{} different times", dues.len());
+    }
+
+    #[test]
+    fn one_project_s_flood_leaves_the_others_their_place() {
+        let mut agenda = Agenda::default();
+        for host in 0..OF_PROJECT {
+            agenda.put(key("crowd", host), 0, OF_ROUNDS).unwrap();
+        }
+        assert_eq!(
+            agenda.put(key("crowd", OF_PROJECT), 0, OF_ROUNDS),
+            Err(Full::Project)
+        );
+        agenda.put(key("other", 0), 0, OF_ROUNDS).unwrap();
+        // What is new has room even when rounds have filled theirs.
+        for project in 0..20 {
+            for host in 0..OF_PROJECT {
+                let _ = agenda.put(key(&format!("p{project}"), host), 5, OF_ROUNDS);
+            }
+        }
+        assert_eq!(agenda.put(key("new", 0), 0, OF_ROUNDS), Err(Full::All));
+        agenda.put(key("new", 0), 0, AGENDA_MAX).unwrap();
+        assert_eq!(agenda.when.len(), OF_ROUNDS + 1);
+        let mut taken = 0;
+        while agenda.take(0).is_some() {
+            taken += 1;
+        }
+        assert_eq!(taken, OF_PROJECT + 2);
+        while agenda.take(10).is_some() {}
+        assert!(agenda.when.is_empty() && agenda.of.is_empty());
+    }
+
+    #[test]
+    fn an_earlier_time_counts_and_a_later_one_does_not() {
+        let mut agenda = Agenda::default();
+        agenda.put(key("acme", 1), 100, AGENDA_MAX).unwrap();
+        agenda.put(key("acme", 1), 50, AGENDA_MAX).unwrap();
+        agenda.put(key("acme", 1), 70, AGENDA_MAX).unwrap();
+        assert_eq!(agenda.take(49), None);
+        assert_eq!(agenda.take(50), Some(key("acme", 1)));
+        assert_eq!(agenda.take(1_000), None);
+    }
+
+    #[test]
+    fn looks_begin_no_faster_than_the_pace() {
+        let mut pace = Pace::new();
+        let mut begun = 0;
+        let since = Instant::now();
+        while pace.has() && begun < 10_000 {
+            pace.take();
+            begun += 1;
+        }
+        let most = LOOKS.burst + since.elapsed().as_secs_f64() * LOOKS.per_second + 1.0;
+        assert!(f64::from(begun) <= most, "{begun}");
+    }
+}
