@@ -559,6 +559,57 @@ fn an_import_that_is_killed_goes_on_and_two_at_once_do_no_harm() {
     assert_eq!(last.lines()[0]["add"], 0);
 }
 
+/// The control plane dies in the middle and comes back; the client neither notices nor asks for anything twice.
+#[test]
+fn an_import_outlives_the_control_plane() {
+    const PAIRS: usize = 80;
+    let folder = tempfile::tempdir().expect("a folder");
+    let chancery = Up::in_folder(folder.path()).start();
+    let operator = chancery.operator();
+    let _ = operator.run(&["project", "create", "acme"]).ok();
+    let acme = operator.project("acme");
+    let tree = tempfile::tempdir().expect("a folder");
+    let ca = Ca::new();
+    for n in 0..PAIRS {
+        pair(
+            tree.path(),
+            &format!("h{n}"),
+            &ca.issue(&format!("h{n}.example")),
+        );
+    }
+    let mut child = Command::new(binary())
+        .args(["--json", "certificate", "import"])
+        .arg(tree.path())
+        .args(["--region", "local", "--yes"])
+        .envs(acme.environment())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped"))
+        .lines()
+        .map_while(Result::ok);
+    let first = lines.by_ref().find(|line| line.contains("sequence"));
+    assert!(first.is_some(), "nothing was added");
+    let _ = chancery.kill();
+    let chancery = Up::in_folder(folder.path()).start();
+    let last = lines.last().expect("a summary");
+    let ended = child.wait().expect("it ends");
+    let summary: Value = serde_json::from_str(&last).expect("JSON");
+    assert!(ended.success(), "{summary}");
+    let (added, unchanged) = (&summary["added"], &summary["unchanged"]);
+    assert_eq!(
+        added.as_u64().unwrap_or_default() + unchanged.as_u64().unwrap_or_default(),
+        PAIRS as u64,
+        "{summary}"
+    );
+    let log = chancery.operator().run(&["events", "replay"]).ok().stdout;
+    assert_eq!(
+        log.matches("dev.chancery.certificate.added.v1").count(),
+        PAIRS
+    );
+}
+
 #[test]
 fn a_tenant_is_imported_as_fast_as_the_rate_allows_and_no_faster() {
     const PAIRS: usize = 40;

@@ -61,7 +61,12 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
         ));
     }
     let opener = Opener::new(&args.password_files);
-    let (tree, inventory) = look(&args, &opener)?;
+    // Apart from the runtime, so that Ctrl-C is heard meanwhile.
+    let (tree, inventory) = apart({
+        let (args, opener) = (args.clone(), opener.clone());
+        move || look(&args, &opener)
+    })
+    .await?;
     let client = Client::connect(global).await?;
     let project = client.project()?.clone();
     let regions = there::regions(&client, &project, &args.regions).await?;
@@ -83,7 +88,8 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
         return Ok(rehearse(&plan, planned, out));
     }
     let to_send = planned.added + planned.replaced;
-    if ask && to_send > 0 && !confirmed(to_send, &project)? {
+    let asking = project.clone();
+    if ask && to_send > 0 && !apart(move || confirmed(to_send, &asking)).await? {
         out.note("nothing was imported");
         return Ok(ExitCode::from(crate::failure::NO));
     }
@@ -117,6 +123,13 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
     summary(&count, all, begun, outcome.is_ok(), out);
     outcome?;
     Ok(verdict(count.all_well()))
+}
+
+/// Does on a thread of its own what would hold everything else up.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(anyhow::Error::new)?
 }
 
 /// Walks the tree and reads its files.
