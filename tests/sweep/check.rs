@@ -18,7 +18,7 @@ use uuid::Uuid;
 /// What was found to be wrong, by the name of the invariant that it breaks.
 #[derive(Clone, Debug)]
 pub(crate) struct Finding {
-    /// `I1` to `I5`, `I9`, or `model` for effects that no order of the commands can have.
+    /// `I1` to `I6`, `I9`, or `model` for effects that no order of the commands can have.
     pub(crate) check: &'static str,
     pub(crate) what: String,
 }
@@ -74,9 +74,14 @@ struct Event {
 
 /// The leaf hash of RFC 6962, section 2.1.
 fn leaf(bytes: &[u8]) -> [u8; 32] {
+    sha256(&[&[0], bytes])
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
-    context.update(&[0]);
-    context.update(bytes);
+    for part in parts {
+        context.update(part);
+    }
     let mut hash = [0; 32];
     hash.copy_from_slice(context.finish().as_ref());
     hash
@@ -302,6 +307,23 @@ impl Log {
         Ok(())
     }
 
+    /// The root of the tree over the first `size` events (RFC 6962, section 2.1): pairs, level by level; a hash without a
+    /// neighbour goes up as it is.
+    fn root(&self, size: u64) -> [u8; 32] {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let mut hashes: Vec<[u8; 32]> = self.events.iter().take(size).map(|e| e.hash).collect();
+        while hashes.len() > 1 {
+            hashes = hashes
+                .chunks(2)
+                .map(|pair| match pair {
+                    [left, right] => sha256(&[&[1], left, right]),
+                    _ => pair[0],
+                })
+                .collect();
+        }
+        hashes.first().copied().unwrap_or_else(|| sha256(&[]))
+    }
+
     fn at(&self, sequence: u64) -> &Event {
         // Only asked for sequences that were read.
         &self.events[usize::try_from(sequence).unwrap_or(0).saturating_sub(1)]
@@ -497,6 +519,15 @@ impl Follower {
                 "event {sequence} names the certificate {hash}, which ledger {name} lacks"
             );
         }
+        // Whatever is signed next is of this tree, so it must be the log's after every crash.
+        let tree = tables.0.tree().map_err(unreadable)?;
+        must!(
+            tree.size == head && *tree.root.as_bytes() == log.root(head),
+            "I6",
+            "ledger {name} has a tree of {} events with the root {} at event {head}, which the log does not give",
+            tree.size,
+            tree.root
+        );
         self.compared = head;
         self.tables(live, &tables, head)?;
         if head == log.len() {
