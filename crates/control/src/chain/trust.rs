@@ -9,6 +9,8 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
 
 use super::CHAIN_HINT;
+use super::certificate::Certificate;
+use super::path::{Node, Outcome, Search};
 
 /// Certificates that are known from elsewhere than the upload.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,17 +84,29 @@ pub fn judge_trust(
     let roots = anchors(known.roots);
     let mut first_error = None;
     for (trust, anchors) in [
-        (Trust::Public, public_roots()),
-        (Trust::Private, &roots[..]),
+        (
+            Trust::Public,
+            Anchors {
+                anchors: public_roots(),
+                certificates: webpki_root_certs::TLS_SERVER_ROOT_CERTS,
+            },
+        ),
+        (
+            Trust::Private,
+            Anchors {
+                anchors: &roots,
+                certificates: known.roots,
+            },
+        ),
     ] {
-        match build(&end_entity, anchors, given, now) {
+        match build(leaf, &end_entity, anchors, given, now) {
             Ok(_) => return Ok(as_given(trust)),
             Err(error) => first_error = worse(first_error, error),
         }
         if known.issuers.is_empty() {
             continue;
         }
-        match build(&end_entity, anchors, &all, now) {
+        match build(leaf, &end_entity, anchors, &all, now) {
             Ok(path) => return Ok(completed(trust, path.0)),
             Err(error) => first_error = worse(first_error, error),
         }
@@ -100,7 +114,11 @@ pub fn judge_trust(
 
     // A leaf that signed itself is its own root; it must not be taken for a CA, so it is asked before the given ones are.
     if let Ok(anchor) = anchor_from_trusted_cert(leaf) {
-        match build(&end_entity, &[anchor], &[], now) {
+        let own = Anchors {
+            anchors: &[anchor],
+            certificates: std::slice::from_ref(leaf),
+        };
+        match build(leaf, &end_entity, own, &[], now) {
             Ok(_) => return Ok(as_given(Trust::SelfSigned)),
             Err(error) => first_error = worse(first_error, error),
         }
@@ -112,7 +130,11 @@ pub fn judge_trust(
             .iter()
             .cloned()
             .partition(|certificate| outdated(certificate, now).is_none());
-        match build(&end_entity, &anchors(&current), candidates, now) {
+        let unknown = Anchors {
+            anchors: &anchors(&current),
+            certificates: &current,
+        };
+        match build(leaf, &end_entity, unknown, candidates, now) {
             Ok(_) if !complete => return Ok(as_given(Trust::Private)),
             Ok((mut path, anchor)) => {
                 // The anchor itself was not in anybody's trust store, so it is served too, unless it is a root.
@@ -127,7 +149,11 @@ pub fn judge_trust(
             }
             Err(error) => first_error = worse(first_error, error),
         }
-        if build(&end_entity, &anchors(&dated), candidates, now).is_ok() {
+        let outdated_ones = Anchors {
+            anchors: &anchors(&dated),
+            certificates: &dated,
+        };
+        if build(leaf, &end_entity, outdated_ones, candidates, now).is_ok() {
             let code = dated
                 .iter()
                 .find_map(|certificate| outdated(certificate, now))
@@ -148,28 +174,73 @@ fn worse(first: Option<Error>, second: Error) -> Option<Error> {
 
 type Built = (Vec<CertificateDer<'static>>, TrustAnchor<'static>);
 
+/// Anchors for webpki, and the certificates that they were made of.
+#[derive(Clone, Copy)]
+struct Anchors<'a> {
+    anchors: &'a [TrustAnchor<'a>],
+    certificates: &'a [CertificateDer<'a>],
+}
+
 /// The intermediates of a path from the leaf to one of the anchors, and that anchor.
 fn build(
-    leaf: &EndEntityCert<'_>,
-    anchors: &[TrustAnchor<'_>],
+    leaf: &CertificateDer<'_>,
+    end_entity: &EndEntityCert<'_>,
+    anchors: Anchors<'_>,
     intermediates: &[CertificateDer<'_>],
     now: i64,
 ) -> Result<Built, Error> {
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-    let path = leaf.verify_for_usage(
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+    match end_entity.verify_for_usage(
         webpki::ALL_VERIFICATION_ALGS,
-        anchors,
+        anchors.anchors,
         intermediates,
-        now,
+        at,
         KeyUsage::server_auth(),
         None,
         None,
-    )?;
-    Ok((
-        path.intermediate_certificates()
-            .map(|certificate| certificate.der().into_owned())
-            .collect(),
-        path.anchor().to_owned(),
+    ) {
+        Ok(path) => Ok((
+            path.intermediate_certificates()
+                .map(|certificate| certificate.der().into_owned())
+                .collect(),
+            path.anchor().to_owned(),
+        )),
+        // Where webpki is narrower than RFC 5280, the search that judges each path alone has the last word.
+        Err(error @ (Error::NameConstraintViolation | Error::PathLenConstraintViolated)) => {
+            search(leaf, anchors.certificates, intermediates, now).ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`build`], by [`path`](super::path).
+fn search(
+    leaf: &CertificateDer<'_>,
+    anchors: &[CertificateDer<'_>],
+    intermediates: &[CertificateDer<'_>],
+    now: i64,
+) -> Option<Built> {
+    fn nodes<'a>(certificates: &'a [CertificateDer<'_>]) -> Vec<Node<'a>> {
+        certificates
+            .iter()
+            .filter_map(|der| Certificate::parse(der))
+            .map(|certificate| Node {
+                certificate,
+                flaws: Vec::new(),
+                name: String::new(),
+            })
+            .collect()
+    }
+    let leaf = Certificate::parse(leaf)?;
+    let (help, anchors) = (nodes(intermediates), nodes(anchors));
+    let Outcome::Found(path) = Search::new(&leaf, &help, &anchors).run(now, true) else {
+        return None;
+    };
+    let owned = |node: &Node<'_>| CertificateDer::from(node.certificate.der.to_vec());
+    let anchor = owned(&anchors[path.anchor?]);
+    Some((
+        path.help.iter().map(|place| owned(&help[*place])).collect(),
+        anchor_from_trusted_cert(&anchor).ok()?.to_owned(),
     ))
 }
 

@@ -147,13 +147,21 @@ fn changed(
     let intermediate = root.sub(params);
     let mut params = server(&["www.example.com"]);
     leaf(&mut params);
-    let leaf = intermediate.leaf(&params);
-    ask(
-        &[leaf, intermediate.der],
-        &[root.der],
-        &["www.example.com"],
-        NOW,
-    )
+    let chain = [intermediate.leaf(&params), intermediate.der];
+    let roots = [root.der];
+    let verdict = ask(&chain, &roots, &["www.example.com"], NOW);
+    // What an upload would be refused for is refused here too, and what is accepted here an upload takes.
+    let known = Known {
+        roots: &roots,
+        issuers: &[],
+    };
+    let uploaded = super::super::examine(&chain, None, CertificateKind::Server, NOW, known);
+    match (uploaded, verdict.verdict) {
+        (Err(reasons), Decision::Accept) => panic!("{reasons:#?}"),
+        (Ok(examined), Decision::Accept) => assert_eq!(examined.trust, Trust::Private),
+        (_, Decision::Reject) => {}
+    }
+    verdict
 }
 
 fn same(_: &mut CertificateParams) {}
@@ -1059,4 +1067,53 @@ fn names_and_constraints_that_multiply_are_left_in_time() {
     let took = begun.elapsed();
     refused(&verdict, Code::TooLarge);
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn no_bytes_make_the_judgement_panic_or_linger() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/real-chains");
+    let read = |name| read_certificates(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+    let chain = read("microsoft.com/chain.pem");
+    let roots = read("microsoft.com/roots.pem");
+    let mut params = ca("Root");
+    constrained(vec![dns("example.com")], vec![dns("a.example.com")])(&mut params);
+    let root = Ca::root(params);
+    let made = [
+        root.leaf(&server(&["www.example.com", "192.0.2.1", "u://x"])),
+        root.der,
+    ];
+    // A generator of its own, so that a failure comes again.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let begun = Instant::now();
+    for round in 0..1_500 {
+        let (chain, roots) = if round % 2 == 0 {
+            (chain.clone(), roots.clone())
+        } else {
+            (made[..1].to_vec(), made[1..].to_vec())
+        };
+        let mut all = [chain.clone(), roots.clone()].concat();
+        let which = next(all.len());
+        let mut bytes = all[which].to_vec();
+        for _ in 0..=next(3) {
+            let at = next(bytes.len());
+            match next(4) {
+                0 => bytes[at] ^= 1 << next(8),
+                1 => bytes[at] = next(256) as u8,
+                2 => bytes.truncate(at.max(1)),
+                _ => bytes.insert(at, next(256) as u8),
+            }
+        }
+        let changed = bytes != all[which].to_vec();
+        all[which] = CertificateDer::from(bytes);
+        let (new_chain, new_roots) = all.split_at(chain.len());
+        let verdict = ask(new_chain, new_roots, &["microsoft.com", "192.0.2.1"], NOW);
+        assert!(changed || verdict.verdict == Decision::Reject);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }
