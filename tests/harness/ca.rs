@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, RsaKeySize, SerialNumber,
 };
 use tempfile::TempDir;
@@ -115,6 +115,34 @@ impl Ca {
             not_before: OffsetDateTime::now_utc() - Duration::from_secs(3_600),
             not_after: OffsetDateTime::now_utc() + Duration::from_secs(90 * 86_400),
         }
+    }
+
+    /// Signs a request (PKCS#10, PEM) that somebody else made, names as they stand in it: the leaf's DER, and the file with its
+    /// chain.
+    ///
+    /// # Panics
+    /// When it is no request, or its signature is wrong.
+    #[must_use]
+    pub fn sign(&self, request: &str) -> (Vec<u8>, PathBuf) {
+        let mut request =
+            CertificateSigningRequestParams::from_pem(request).expect("a signing request");
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        request.params.serial_number = Some(SerialNumber::from(serial));
+        request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        request.params.use_authority_key_identifier_extension = true;
+        request.params.not_before = OffsetDateTime::now_utc() - Duration::from_secs(3_600);
+        request.params.not_after = OffsetDateTime::now_utc() + Duration::from_secs(90 * 86_400);
+        let certificate = request
+            .signed_by(&self.intermediate)
+            .expect("the intermediate signs the leaf");
+        let chain = self.folder.path().join(format!("{serial:x}.chain.pem"));
+        fs::write(
+            &chain,
+            format!("{}{}", certificate.pem(), self.intermediate_pem),
+        )
+        .expect("written");
+        (certificate.der().to_vec(), chain)
     }
 
     /// A leaf with everything as usual.

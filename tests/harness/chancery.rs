@@ -385,6 +385,26 @@ impl Chancery {
         operator.user(&creds)
     }
 
+    /// Lets a project have so many certificates, in all and of one kind in one region.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn quota(&self, project: &str, number: u32) {
+        let number = number.to_string();
+        let _ = self
+            .operator()
+            .run(&[
+                "project",
+                "quota",
+                project,
+                "--certificates",
+                &number,
+                "--per-region",
+                &number,
+            ])
+            .ok();
+    }
+
     /// What the process and its children say; for messages.
     #[must_use]
     pub fn log(&self) -> String {
