@@ -51,7 +51,7 @@ fn commands() -> Vec<Asks> {
         "project.quota-set" command::SetQuota, "Say how many certificates a project may have.", {"project": "acme", "certificates": 500, "per_region": 200};
         "project.export-set" command::SetExport, "Say whether private keys may leave a project.", {"project": "acme", "export": true};
         "project.delete" command::DeleteProject, "End a project that holds nothing any more.", {"project": "ended", "confirm": "ended"};
-        "access.create" command::CreateAccess, "Give somebody access to a project. The answer has the user's JWT.", {"project": "acme", "name": "ci", "nkey": "UCNGL4W5QX66CFX6A6DCBVDH5VOHMI7B2UZZU7TXAUQQSI2JPHULCKBR", "rights": ["cmd.certificate.*", "query.>", "evt.>"]};
+        "access.create" command::CreateAccess, "Give somebody access to a project. The answer has the user's JWT.", {"project": "acme", "name": "ci", "nkey": "UCNGL4W5QX66CFX6A6DCBVDH5VOHMI7B2UZZU7TXAUQQSI2JPHULCKBR", "rights": ["cmd.certificate.*", "query.*", "evt.certificate.*"]};
         "access.revoke" command::RevokeAccess, "End somebody's access at once.", {"project": "acme", "name": "ci"};
         "region.create" request::RegionCreate, "Create a region and its key.", {"region": "eu-1"};
         "region.country-set" command::SetCountry, "Give a country its set of regions.", {"country": "germany", "regions": ["eu-1", "local"]};
@@ -403,6 +403,7 @@ fn problem() -> Value {
                 "reasons": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Reason"}},
                 "retry_after_ms": {"type": "integer", "description": "Of busy and rate_limited: when to try again with the same id."},
                 "id": {"type": "string", "format": "uuid"},
+                "verification": {"type": "object", "description": "Of domain.check: what was looked for and what was found."},
                 "sequence": {"type": "integer", "description": "Of the command.rejected event; absent for what the door refused."}
             },
             "required": ["type", "title", "status", "code", "detail", "reasons"],

@@ -231,7 +231,7 @@ pub(super) fn all() -> Vec<Shows> {
             page(
                 "csrs",
                 object(
-                    "name:string spki:string key:key names:string[] created:any request?:string csr?:string?",
+                    "name:string spki:string key:key names:string[] created:any actor:string request?:string csr?:string?",
                 ),
             ),
         ),
@@ -323,7 +323,7 @@ pub(super) fn all() -> Vec<Shows> {
             none(),
             with(
                 object(
-                    "ok:boolean problems:string[] version:string roles:string[] log:string platform_domain:string head:integer head_hash:string epoch:integer owed:object door:any registrar:object audit:any",
+                    "ok:boolean problems:string[] version:string roles:string[] log:string platform_domain:string head:integer head_hash:string epoch:integer owed:object door:any registrar:object audit:any dns:any",
                 ),
                 [(
                     "regions",
