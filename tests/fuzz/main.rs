@@ -191,7 +191,8 @@ fn a_planted_fault_is_found() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let corpus = corpus(&targets::certificate());
-    let planted: [(&str, fn(&[u8]) -> bool); 3] = [
+    type Planted = (&'static str, fn(&[u8]) -> bool);
+    let planted: [Planted; 3] = [
         ("believes a length", |input| {
             // The length of the outermost element, and room for it before it is looked at.
             let length = match input {

@@ -169,21 +169,16 @@ fn tree(random: &mut Random, input: &[u8], corpus: &[Vec<u8>]) -> Vec<u8> {
     })
 }
 
+/// What stands in the place of an element, by its number and bytes; none: itself.
+type Replace<'a> = dyn FnMut(usize, &[u8]) -> Option<Vec<u8>> + 'a;
+
 /// Gives each element of DER with its number to `replace`, and writes what comes of it.
-fn walk(
-    input: &[u8],
-    depth: usize,
-    number: &mut usize,
-    replace: &mut dyn FnMut(usize, &[u8]) -> Option<Vec<u8>>,
-) -> Vec<u8> {
+fn walk(input: &[u8], depth: usize, number: &mut usize, replace: &mut Replace<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(input.len());
     let mut reader = der::Reader::new(input);
     while !reader.is_empty() {
-        let rest = reader.clone();
         let Some(whole) = reader.whole() else {
             // What is no DER stays as it is.
-            let consumed = out.len().min(input.len());
-            let _ = (rest, consumed);
             return input.to_vec();
         };
         let this = *number;

@@ -131,83 +131,90 @@ fn every_form_is_served() {
     stage.resource("media", "bucket", &["local"]);
     let https = stage.chancery.https();
     // Name, what makes the files, the words, the certificates that are served, and the repairs.
-    let int = "int.pem";
-    let forms: &[(&str, &str, &str, &[&str], &[&str])] = &[
+    type Form = (
+        &'static str,
+        &'static str,
+        &'static str,
+        &'static [&'static str],
+        &'static [&'static str],
+    );
+    const INT: &str = "int.pem";
+    let forms: &[Form] = &[
         (
             "windows",
             r#"{ printf '\357\273\277Dear customer,\r\n\r\n'; cat $n.pem int.pem | sed 's/$/\r/'; } > $n.chain; cp $n.key $n.k"#,
             "--chain :$n.chain --key :$n.k",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &[],
         ),
         (
             "reversed",
             "cat root.pem int.pem $n.pem int.pem $n.pem > $n.chain; cp $n.key $n.k",
             "--chain :$n.chain --key :$n.k",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &["duplicate_dropped", "root_dropped", "reordered"],
         ),
         (
             "stranger",
             "newkey s.key; openssl req -x509 -new -key s.key -subj /CN=stranger -out s.pem; cat s.pem $n.key $n.pem int.pem > $n.both",
             "--chain :$n.both",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &["unrelated_dropped"],
         ),
         (
             "alone",
             "cp $n.key $n.k",
             "--chain :$n.pem --key :$n.k",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &["intermediate_added"],
         ),
         (
             "der",
             "openssl x509 -in $n.pem -outform DER -out $n.cer; openssl pkey -in $n.key -outform DER -out $n.der",
             "--chain :$n.cer --key :$n.der",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &["intermediate_added"],
         ),
         (
             "p7b",
             "openssl crl2pkcs7 -nocrl -certfile int.pem -certfile $n.pem -certfile root.pem -outform DER -out $n.p7b",
             "--chain :$n.p7b --key :$n.key",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &["root_dropped", "reordered"],
         ),
         (
             "pfx",
             "openssl pkcs12 -export -inkey $n.key -in $n.pem -certfile int.pem -passout pass:geheim -out $n.pfx; echo geheim > $n.pw",
             "--chain :$n.pfx --password-file :$n.pw",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &[],
         ),
         (
             "legacy",
             "openssl pkcs12 -export -legacy -inkey $n.key -in $n.pem -certfile int.pem -passout pass:geheim -out $n.pfx; echo geheim > $n.pw",
             "--chain :$n.pfx --password-file :$n.pw",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &[],
         ),
         (
             "openpfx",
             "openssl pkcs12 -export -inkey $n.key -in $n.pem -certfile int.pem -passout pass: -out $n.pfx",
             "--chain :$n.pfx",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &[],
         ),
         (
             "encrypted",
             "cat $n.pem int.pem > $n.chain; openssl pkcs8 -topk8 -in $n.key -passout pass:geheim -out $n.enc; echo geheim > $n.pw",
             "--chain :$n.chain --key :$n.enc --password-file :$n.pw",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &[],
         ),
         (
             "traditional",
             "cat $n.pem int.pem > $n.chain; openssl ec -in $n.key -aes256 -passout pass:geheim -out $n.enc; echo geheim > $n.pw",
             "--chain :$n.chain --key :$n.enc --password-file :$n.pw",
-            &["$n.pem", int],
+            &["$n.pem", INT],
             &[],
         ),
     ];
@@ -247,7 +254,7 @@ fn every_form_is_served() {
         let add = "certificate add java --region local --chain :java.p12 --password-file :java.pw";
         desk.run(&stage.alice, add).ok();
         wait(&stage.alice, "java", "ready");
-        serves(&desk, https, "java.example.com", &["java.pem", int]);
+        serves(&desk, https, "java.example.com", &["java.pem", INT]);
     }
 
     // A person is told what was done, and a replacement is repaired as well.

@@ -28,7 +28,6 @@ mod failure;
 mod files;
 mod material;
 mod output;
-mod pem;
 mod progress;
 mod serve;
 mod servers;

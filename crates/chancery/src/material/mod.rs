@@ -7,7 +7,6 @@
 //! * [`read`], [`parse`]: whatever a file holds
 //! * [`upload`]: what `--chain` and `--key` bring together
 //! * [`key`]: the one private key of a file
-//! * [`certificates`]: the certificates of a file, such as roots
 //! * [`Passwords`]: where a password comes from
 //! * [`nginx_pair`], [`haproxy_pem`], [`pkcs12`], [`save`]: the other way
 
@@ -221,21 +220,6 @@ pub fn key(path: &Path, passwords: &mut Passwords) -> Result<PrivateKey> {
         return Err(Failure::problem(Code::KeyMissing, message, hint));
     }
     choose(&mut contents, &shown)
-}
-
-/// Reads the certificates of a file, in its order; keys in it are passed over.
-///
-/// # Errors
-/// Those of [`read`], and `no_certificate`.
-pub fn certificates(
-    path: &Path,
-    passwords: &mut Passwords,
-) -> Result<Vec<CertificateDer<'static>>> {
-    let contents = read(path, passwords)?;
-    if contents.certificates.is_empty() {
-        return Err(no_certificate(&contents, &path.display().to_string()));
-    }
-    Ok(contents.certificates)
 }
 
 /// Certificates as PEM, with lines of 64 characters (RFC 7468, 3).

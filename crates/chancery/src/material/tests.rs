@@ -255,6 +255,43 @@ fn what_keytool_writes_is_read_and_it_reads_what_is_written() {
     );
 }
 
+/// The library of Firefox, which writes BER and stretches the password for every bag.
+#[test]
+fn what_nss_writes_is_read_and_it_reads_what_is_written() {
+    if Command::new("pk12util").arg("-H").output().is_err() {
+        eprintln!("skipped what needs pk12util: libnss3-tools is not installed");
+        return;
+    }
+    let desk = Desk::new();
+    desk.sh(
+        r#"
+        printf 'geheim\n' > password; printf '\n' > none; mkdir db; certutil -N -d db --empty-password
+        openssl pkcs12 -export -inkey key.pem -in leaf.pem -certfile int.pem -name site -passout pass:geheim -out in.p12
+        pk12util -i in.p12 -d db -K '' -W geheim
+        certutil -M -d db -n Issuing -t C,, 2> /dev/null || true
+        pk12util -o nss.p12 -n site -d db -K '' -W geheim
+        pk12util -o nss-old.p12 -n site -d db -K '' -W geheim -c 'PKCS #12 V2 PBE With SHA-1 And 3KEY Triple DES-CBC' -C 'PKCS #12 V2 PBE With SHA-1 And 40 Bit RC2 CBC'
+        "#,
+    );
+    let spki = desk.spki();
+    for file in ["nss.p12", "nss-old.p12"] {
+        let contents = desk
+            .read(file)
+            .unwrap_or_else(|why| panic!("{file}: {why:?}"));
+        assert!(
+            contents.certificates.contains(&desk.der(&["leaf.pem"])[0]),
+            "{file}"
+        );
+        assert_eq!(contents.keys[0].spki_sha256(), spki, "{file}");
+    }
+    let mut passwords = Passwords::new(Some(&desk.path("password")));
+    let key = key(&desk.path("key.pem"), &mut passwords).expect("read");
+    let password = passwords.new_one("a file").expect("from the file");
+    let written = pkcs12(&desk.der(&["leaf.pem", "int.pem"]), &key, &password, "site");
+    std::fs::write(desk.path("written.p12"), written).expect("written");
+    desk.sh("mkdir other; certutil -N -d other --empty-password; pk12util -i written.p12 -d other -K '' -W geheim; certutil -K -d other | grep -q site");
+}
+
 #[test]
 fn what_is_written_is_read_by_openssl_and_by_us() {
     let desk = Desk::new();
