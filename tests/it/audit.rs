@@ -134,6 +134,13 @@ fn replaced(file: &'static str, from: String, to: String) -> Box<dyn Fn(&Path)> 
     })
 }
 
+/// A file with the key of this signer.
+fn signer_key(folder: &Path, signer: &keyring::note::NoteSigner) -> PathBuf {
+    let file = folder.join("signer.vkey");
+    fs::write(&file, signer.verifier().to_string()).expect("written");
+    file
+}
+
 #[test]
 fn an_export_is_checked_without_our_code_and_every_change_is_seen() {
     let stage = Stage::new();
@@ -286,6 +293,26 @@ fn an_export_is_checked_without_our_code_and_every_change_is_seen() {
             }),
         ),
         (
+            "the last event, and its hash with it",
+            Box::new(move |folder| {
+                // Nothing names the last event but the root.
+                let actor = |text: &str| text.replacen("\"actor\":\"alice", "\"actor\":\"eve00", 1);
+                let path = folder.join(bundle);
+                let mut all = entries(&fs::read(&path).expect("the bundle"));
+                let last = all.last_mut().expect("an entry");
+                let event = actor(std::str::from_utf8(&last[2..]).expect("text")).into_bytes();
+                assert_ne!(event, last[2..]);
+                last.truncate(2);
+                last.extend(&event);
+                fs::write(&path, all.concat()).expect("written");
+                let path = folder.join(part);
+                let mut hashes = fs::read(&path).expect("the tile");
+                let at = hashes.len() - 32;
+                hashes[at..].copy_from_slice(ledger::leaf_hash(&event).as_bytes());
+                fs::write(&path, hashes).expect("written");
+            }),
+        ),
+        (
             "two entries swapped",
             rewrite("tile/entries/000", |all| all.swap(5, 6)),
         ),
@@ -326,11 +353,40 @@ fn an_export_is_checked_without_our_code_and_every_change_is_seen() {
         let spoilt = folder.join("spoilt");
         copy(&export, &spoilt);
         change(&spoilt);
-        let (status, said) = script(&spoilt, &["--key", &key_text, "--since", &text(&third)]);
+        let third = text(&third);
+        let mut words = vec!["--key", key_text.as_str()];
+        if *name == "an older checkpoint" {
+            // It is a good one, so only a later one shows that something is missing.
+            says_yes(&spoilt, &words);
+            words.extend(["--since", &third]);
+        }
+        let (status, said) = script(&spoilt, &words);
         assert_eq!(status, 1, "{name}: {said}");
         assert!(said.contains("no: "), "{name}: {said}");
         fs::remove_dir_all(&spoilt).expect("removed");
     }
+
+    // A log that signs whatever it likes: it cannot have signed something else before.
+    let signer = keyring::note::NoteSigner::from_secret("liar.example", &[7; 32]).expect("a key");
+    let liar = folder.join("liar");
+    let (copied, since) = (text(&signer_key(folder, &signer)), liar.join("since"));
+    copy(&export, &liar);
+    let sign = |note: &str, root: Option<&str>| {
+        let mut lines: Vec<&str> = note.split('\n').take(3).collect();
+        lines[0] = "liar.example";
+        lines[2] = root.unwrap_or(lines[2]);
+        signer.sign(&(lines.join("\n") + "\n")).expect("a note")
+    };
+    fs::write(liar.join("checkpoint"), sign(&signed, None)).expect("written");
+    let early = String::from_utf8(old.clone()).expect("text");
+    for (other, expected) in [(None, 0), (Some(root.as_str()), 1)] {
+        fs::write(&since, sign(&early, other)).expect("written");
+        let words = ["--key", copied.as_str(), "--since", &text(&since)];
+        let (status, said) = script(&liar, &words);
+        assert_eq!(status, expected, "{said}");
+        assert_eq!(said.contains("rewritten"), expected == 1, "{said}");
+    }
+
     // So does it for a kept checkpoint, an event and a proof that were changed, and without them all is well.
     for (word, file) in [
         ("--since", &first),
