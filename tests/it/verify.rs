@@ -313,6 +313,21 @@ fn every_form_of_file_gets_the_same_verdict() {
         assert_eq!(codes(&outcome), [""; 0], "{outcome:#?}");
         assert_eq!(outcome.json()["fingerprint"], leaf.fingerprint().as_str());
     }
+    // A bundle is a set: its order says nothing.
+    let turned = path("turned.p7b");
+    openssl(&[
+        "crl2pkcs7",
+        "-nocrl",
+        "-certfile",
+        text(&path("rest.pem")),
+        "-certfile",
+        text(&path("leaf.pem")),
+        "-out",
+        text(&turned),
+    ]);
+    let outcome = verify(&["--chain", text(&turned), "--roots", root]);
+    assert_eq!(codes(&outcome), [""; 0], "{outcome:#?}");
+
     let dressed = path("dressed.pem");
     let outcome = verify(&["--chain", text(&dressed), "--roots", root]);
     let repairs: Vec<String> = outcome.json()["repairs"]

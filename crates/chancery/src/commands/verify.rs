@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use control::chain::offline::{self, Decision, Question, Verdict};
-use control::chain::repair::{Kind, Repair};
+use control::chain::repair::{self, Kind, Repair};
 use keyring::PrivateKey;
 use lifecycle::event::Trust;
 use lifecycle::rejection::{Code, Reason};
@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use crate::cli::Verify;
 use crate::failure::{Failure, Result};
 use crate::files;
-use crate::material::{self, Passwords};
+use crate::material::{self, Form, Passwords};
 use crate::output::{Card, Out, list};
 
 use super::verdict;
@@ -159,7 +159,11 @@ fn file(path: &Path, passwords: &mut Passwords) -> Result<Contents> {
                     "A certificate begins with -----BEGIN CERTIFICATE-----.",
                 )])
             } else {
-                Ok(contents.certificates)
+                Ok(match contents.form {
+                    Form::Pem | Form::Der => contents.certificates,
+                    // Containers are sets: which of them is the server's does not follow from the order.
+                    Form::Pkcs12 | Form::Pkcs7 => leaf_first(contents.certificates, key.as_ref()),
+                })
             };
             Ok(Contents {
                 certificates: found,
@@ -189,6 +193,21 @@ fn file(path: &Path, passwords: &mut Passwords) -> Result<Contents> {
             text_beside: false,
         }),
     }
+}
+
+/// Puts the certificate first that an upload would take for the server's.
+fn leaf_first(
+    mut certificates: Vec<CertificateDer<'static>>,
+    key: Option<&PrivateKey>,
+) -> Vec<CertificateDer<'static>> {
+    let spki = key.map(PrivateKey::spki_sha256);
+    if let Ok(repaired) = repair::repair(&certificates, spki, &[], 0)
+        && let Some(leaf) = repaired.chain.first()
+        && let Some(place) = certificates.iter().position(|der| der == leaf)
+    {
+        certificates[..=place].rotate_right(1);
+    }
+    certificates
 }
 
 /// The verdict for people: what it is, then what is wrong and what to do.
