@@ -833,8 +833,21 @@ fn what_cannot_run_says_so() {
     // An empty folder is imported at once.
     let outcome = world.import(&[]).ok();
     assert_eq!(outcome.lines().len(), 2);
-    // A region that is not there.
+    // Somebody who may only look is told once.
+    let creds = world.chancery.folder().join("looker.creds");
+    let file = creds.display().to_string();
+    let _ = world
+        .acme
+        .run(&[
+            "access", "create", "looker", "--out", &file, "--right", "query.*",
+        ])
+        .ok();
     pair(world.root(), "a", &Ca::new().issue("a.example"));
+    let outcome = import(&world.operator.user(&creds), world.root(), &[]);
+    assert_eq!(outcome.status, 1, "{outcome:#?}");
+    let codes: Vec<_> = outcome.lines().iter().map(|l| l["code"].clone()).collect();
+    assert_eq!(codes.last(), Some(&json!("unauthorized")), "{outcome:#?}");
+    // A region that is not there.
     let outcome = world
         .acme
         .run(&["certificate", "import", &root, "--region", "moon", "--yes"]);

@@ -116,6 +116,7 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
         regions: &args.regions,
         standby: args.standby,
         hint_more: more,
+        progress: progress.clone(),
     };
     let outcome = upload.run(plan.groups, &mut tell_sent).await;
     progress.end();

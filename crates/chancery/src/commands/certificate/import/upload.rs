@@ -30,6 +30,7 @@ use crate::client::{BODY_MAX, Client};
 use crate::commands::seal::IngestionKey;
 use crate::failure::{Failure, Refused};
 use crate::material;
+use crate::progress::Progress;
 
 /// In flight at first, and at most. The door takes 1,024 of one project, and the disk's syncs are shared by as many as wait.
 const WINDOW: (f64, f64) = (8.0, 128.0);
@@ -62,6 +63,8 @@ pub struct Upload<'a> {
     pub standby: bool,
     /// For hints.
     pub hint_more: String,
+    /// Where people are told why it goes slowly.
+    pub progress: Progress,
 }
 
 /// An entry that is being sent.
@@ -76,7 +79,9 @@ struct Sending {
 enum Ended {
     Settled(Line),
     /// To be tried again not before so long.
-    Later(Sending, Duration),
+    Later(Sending, Duration, String),
+    /// No other would fare better.
+    Pointless(Failure),
     /// Nobody answered; what became of it is not known.
     Lost(Line, Failure),
 }
@@ -143,6 +148,7 @@ impl Upload<'_> {
         let mut lost = 0;
         let mut full: Option<Line> = None;
         let mut progressed = Instant::now();
+        let mut told_why = false;
         loop {
             if key.1.elapsed() > KEY_LIFE {
                 key = (
@@ -191,7 +197,13 @@ impl Upload<'_> {
                     tell(line);
                     again.extend(follow(&mut rest, group));
                 }
-                Ended::Later(sending, pause) => {
+                Ended::Later(sending, pause, code) => {
+                    if !told_why && code == Code::RateLimited.as_str() {
+                        told_why = true;
+                        self.progress.note(
+                            "the project's rate of commands is used up; going on as fast as it allows",
+                        );
+                    }
                     if progressed.elapsed() > PATIENCE {
                         return Err(Failure::CouldNotRun(anyhow::anyhow!(
                             "nothing was taken for {} s; the same command goes on from here",
@@ -201,6 +213,7 @@ impl Upload<'_> {
                     window.refused(pause);
                     again.push_back(sending);
                 }
+                Ended::Pointless(failure) => return Err(failure),
                 Ended::Lost(line, failure) => {
                     tell(line);
                     lost += 1;
@@ -249,7 +262,10 @@ impl Upload<'_> {
             }
             Err(Failure::Refused(refused)) if refused.passes() => {
                 sending.body = Some(body);
-                Ended::Later(sending, pause(&refused))
+                Ended::Later(sending, pause(&refused), refused.told.code)
+            }
+            Err(Failure::Refused(refused)) if refused.told.code == Code::Unauthorized.as_str() => {
+                Ended::Pointless(Failure::Refused(refused))
             }
             // Somebody else was faster, or an answer was lost: what is there now tells.
             Err(Failure::Refused(refused))
