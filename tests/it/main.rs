@@ -4,6 +4,7 @@ mod asyncapi;
 mod audit;
 mod backup;
 mod claims;
+mod daily;
 mod dependencies;
 mod forms;
 mod guards;
