@@ -70,8 +70,9 @@ pub(super) async fn run(global: &Global, args: Import, out: &Out) -> Result<Exit
     let client = Client::connect(global).await?;
     let project = client.project()?.clone();
     let regions = there::regions(&client, &project, &args.regions).await?;
-    let there = There::ask(&client, &project).await?;
+    // In this order: what others bring in between then counts as there, and not as room that is taken by something else.
     let room = Room::ask(&client, &project, &regions).await?;
+    let there = There::ask(&client, &project).await?;
     let asked = Asked {
         dir: &args.dir,
         prefix: args.name_prefix.as_deref(),
