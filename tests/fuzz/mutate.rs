@@ -224,7 +224,15 @@ fn change(random: &mut Random, element: &[u8], donor: &[u8]) -> Vec<u8> {
         ),
         // Without anything, and with a number that is far too large.
         6 => der::element(tag, &[]),
-        7 => der::element(tag, &[&[0x7f; 9][..1 + random.below(9)]]),
+        7 => {
+            let number: &[u8] = match random.below(4) {
+                0 => &[0],
+                1 => &[0xff],
+                2 => &[0x01, 0, 0, 0],
+                _ => &[0x7f; 9][..1 + random.below(9)],
+            };
+            der::element(tag, &[number])
+        }
         8 => {
             // Deep within itself.
             let mut nested = element.to_vec();
