@@ -7,6 +7,7 @@
 mod commands;
 mod edge;
 mod import;
+mod list;
 mod plant;
 mod replay;
 mod report;
@@ -23,11 +24,12 @@ use plant::Plant;
 use report::Report;
 
 const USAGE: &str = "bench [--quick] [--million] [--only PART]...
-PART is one of: commands, served, import, replay, selection, verify, edge, handshakes";
-const PARTS: [&str; 8] = [
+PART is one of: commands, served, import, list, replay, selection, verify, edge, handshakes";
+const PARTS: [&str; 9] = [
     "commands",
     "served",
     "import",
+    "list",
     "replay",
     "selection",
     "verify",
@@ -77,7 +79,7 @@ fn main() -> Result<ExitCode> {
     let load = load_average();
     let disk = report::disk(&std::env::temp_dir())?;
 
-    if ["commands", "served", "import", "edge", "replay"]
+    if ["commands", "served", "import", "list", "edge", "replay"]
         .into_iter()
         .any(wanted)
     {
@@ -98,6 +100,9 @@ fn main() -> Result<ExitCode> {
             }
             if wanted("edge") {
                 edge::empty_store(&plant, &mut report).await?;
+            }
+            if wanted("list") {
+                list::run(&plant, &mut report, if quick { 10_000 } else { 100_000 }).await?;
             }
             anyhow::Ok(())
         })?;

@@ -78,13 +78,18 @@ impl Authority {
 
     /// A leaf with a P-256 key of its own.
     pub(crate) fn issue(&self, host: &str) -> Result<Leaf> {
+        self.issue_for(host, 90)
+    }
+
+    /// A leaf that ends after so many days.
+    pub(crate) fn issue_for(&self, host: &str, days: u64) -> Result<Leaf> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new([host.to_owned()])?;
         params.serial_number = Some(SerialNumber::from(
             self.serial.fetch_add(1, Ordering::Relaxed),
         ));
         params.not_before = OffsetDateTime::now_utc() - Duration::from_secs(3_600);
-        params.not_after = OffsetDateTime::now_utc() + Duration::from_secs(90 * 86_400);
+        params.not_after = OffsetDateTime::now_utc() + Duration::from_secs(days * 86_400);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(&key, &self.issuer)?;
