@@ -127,6 +127,16 @@ fn spawn(words: &[&str], environment: &std::collections::BTreeMap<String, String
         .expect("the binary runs")
 }
 
+/// A child that ends with the test, however that ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Kills a child after a while; true if it had not ended by itself.
 fn kill_after(mut child: Child, span: Duration) -> bool {
     let end = Instant::now() + span;
@@ -587,9 +597,25 @@ fn both_are_killed_in_the_middle_and_done_again() {
         if !kill_after(child, Duration::from_millis(1 + 150 * round)) || !marker.exists() {
             break;
         }
-        let up = nobody().run(&["up", "--state", &state]);
-        assert_eq!(up.status, 2, "{up:#?}");
-        assert!(up.stdout.contains("interrupted") || up.stderr.contains("interrupted"));
+        let said = bench.path("up.err");
+        let mut up = Ended(
+            Command::new(harness::binary())
+                .args(["up", "--state", &state])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(fs::File::create(&said).expect("made"))
+                .spawn()
+                .expect("the binary runs"),
+        );
+        let status = eventually("up refuses the folder", SOON, || {
+            match up.0.try_wait().expect("it can be waited for") {
+                Some(status) => Ok(status),
+                None => Err("it runs"),
+            }
+        });
+        let said = fs::read_to_string(said).expect("text");
+        assert_eq!(status.code(), Some(2), "{said}");
+        assert!(said.contains("interrupted"), "{said}");
         refused += 1;
     }
     assert!(refused > 0, "it was killed in the middle");

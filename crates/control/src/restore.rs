@@ -235,7 +235,12 @@ pub async fn restore(
     let _lock = lock(&config.state)?;
     begin(config, &manifest).await?;
     let restored = fill(config, &checked, root, &identity, &mut |label, n| {
-        progress(label, n, all);
+        let part = match label {
+            "keys" => &checked.manifest.keys,
+            "certificates" => &checked.manifest.objects,
+            _ => &checked.manifest.events,
+        };
+        progress(label, n, part.count);
     })
     .await?;
     finish(config, operator, restored)
