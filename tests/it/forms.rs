@@ -343,7 +343,7 @@ fn every_refusal_says_what_mends_it() {
         : > empty
         printf '<html><body>Please log in</body></html>' > page.html
         openssl pkey -in good.key -pubout -out public.pem
-        ssh-keygen -q -t ed25519 -N '' -f ssh.key
+        ssh-keygen -q -t ed25519 -N '' -f ssh.key || printf -- '-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n' > ssh.key
         issue sha1 sha1.example.com -sha1; cat sha1.pem int.pem > sha1.chain
         issue old old.example.com -days -1 2>/dev/null || true
         openssl req -new -key good.key -subj /CN=x -out date.csr
