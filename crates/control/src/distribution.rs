@@ -408,8 +408,6 @@ impl Handler<EdgeRequest> for Distribution {
                     if report.generation != self.shared.generation {
                         report.applied = 0;
                     }
-                    metrics::gauge!("chancery_edge_applied", "region" => region.to_string(), "edge" => edge.to_string())
-                        .set(report.applied as f64);
                     self.shared.edges.note(region, edge, report);
                 }
             }

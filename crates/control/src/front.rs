@@ -1,6 +1,7 @@
 //! The mailbox behind the door: hands commands to ingestion and queries to the views.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::prelude::*;
 use bus::door::{Kind, Request};
@@ -8,9 +9,11 @@ use bus::door::{Kind, Request};
 use lifecycle::command::Asker;
 use lifecycle::names::Slug;
 use lifecycle::rejection::Code;
+use tracing::Instrument as _;
 use wire::answer::{Answer, Problem};
 
 use crate::ingestion::{Incoming, Ingestion};
+use crate::monitor;
 use crate::turns::Turns;
 use crate::views::Views;
 
@@ -63,21 +66,45 @@ impl Handler<Request> for Front {
         match request.kind {
             kind @ (Kind::Command | Kind::Queue) => {
                 let ingestion = Arc::clone(&self.ingestion);
-                self.runtime.spawn(async move {
-                    let incoming =
-                        Incoming { project, noun: request.noun, verb: request.verb, asker, id: request.id, body: request.body, queued: kind == Kind::Queue };
-                    match ingestion.take(incoming).await {
+                let begun = Instant::now();
+                let (of, command) = (
+                    project.to_string(),
+                    format!("{}.{}", request.noun, request.verb),
+                );
+                let (actor, from) = (asker.actor.clone(), asker.project.to_string());
+                // Ingestion says which id it is: the header's, the body's, or a fresh one.
+                let span = tracing::info_span!("command", correlation = tracing::field::Empty);
+                let taken = async move {
+                    let incoming = Incoming {
+                        project,
+                        noun: request.noun,
+                        verb: request.verb,
+                        asker,
+                        id: request.id,
+                        body: request.body,
+                        queued: kind == Kind::Queue,
+                    };
+                    let answer = ingestion.take(incoming).await;
+                    let took = begun.elapsed();
+                    monitor::command(&answer, took);
+                    monitor::line(&answer, &of, &command, &actor, &from, took);
+                    match answer {
                         Answer::Problem(problem) => {
-                            metrics::counter!("chancery_commands_refused_total", "code" => problem.code.as_str()).increment(1);
-                            request.responder.problem(problem.status, &problem.title, &problem.to_json());
+                            request.responder.problem(
+                                problem.status,
+                                &problem.title,
+                                &problem.to_json(),
+                            );
                         }
                         accepted => request.responder.answer(&accepted.to_json()),
                     }
-                });
+                };
+                self.runtime.spawn(taken.instrument(span));
             }
             Kind::Query => {
                 let (views, queries) = (Arc::clone(&self.views), Arc::clone(&self.queries));
                 let runtime = self.runtime.clone();
+                let begun = Instant::now();
                 self.runtime.spawn(async move {
                     // A rebuild takes minutes and has a limit of its own; the operator can ask other things meanwhile.
                     let turn = match request.noun.as_str() {
@@ -88,7 +115,9 @@ impl Handler<Request> for Front {
                     let view = move || {
                         let _turn = turn;
                         let answer = views.answer(&project, &request.noun, &asker, &request.body);
-                        match runtime.block_on(answer) {
+                        let answered = runtime.block_on(answer);
+                        monitor::query(&request.noun, &answered, begun.elapsed());
+                        match answered {
                             Ok(body) => request.responder.answer(&body),
                             Err(problem) => request.responder.problem(
                                 problem.status,

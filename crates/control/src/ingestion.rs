@@ -135,6 +135,7 @@ impl Ingestion {
         } else {
             read()?
         };
+        tracing::Span::current().record("correlation", tracing::field::display(id));
         let with_id = |mut problem: Box<Problem>| {
             problem.id = Some(id);
             problem
@@ -424,15 +425,12 @@ impl Ingestion {
     ) -> Result<Brought, Box<Problem>> {
         let turn = self.examinations.take(project).await;
         let sealed = key.map(read_sealed).transpose()?;
-        match (kind, &sealed) {
-            (CertificateKind::Ca, Some(_)) => {
-                return refuse(
-                    Code::KeyUnexpected,
-                    "a CA certificate never comes with its key",
-                    "leave --key away; the key stays with the CA",
-                );
-            }
-            _ => {}
+        if kind == CertificateKind::Ca && sealed.is_some() {
+            return refuse(
+                Code::KeyUnexpected,
+                "a CA certificate never comes with its key",
+                "leave --key away; the key stays with the CA",
+            );
         }
         let roots = self.roots.clone();
         let now = time::OffsetDateTime::now_utc().unix_timestamp();

@@ -12,6 +12,7 @@
 //! * [`distribution`], [`feed`]: what the edges of a region need
 //! * [`views`]: what people ask; [`backup`]: what they may take away of it, and [`restore`]: what becomes of that
 //! * [`upgrade`]: rows that another release wrote
+//! * [`monitor`]: what operators watch
 //! * [`rate`], [`turns`]: how much of all this one project may take
 //!
 //! [`Control::start`] puts them together in one process.
@@ -27,6 +28,7 @@ pub mod distribution;
 pub mod feed;
 mod front;
 pub mod ingestion;
+pub mod monitor;
 pub mod prover;
 pub mod queue;
 pub mod rate;

@@ -534,6 +534,7 @@ impl Registrar {
                 10_000,
             );
             problem.id = Some(ask.id);
+            tracing::warn!(correlation = %ask.id, command = %ask.name, "whether this command is in the log is not known");
             let _ = answer.send(Answer::Problem(Box::new(problem)));
         }
     }
@@ -545,6 +546,7 @@ impl Registrar {
             messages,
             batch,
             time,
+            warnings,
         } = decided;
         let log = Arc::clone(&self.log);
         faults::point("registrar-before-append");
@@ -552,6 +554,7 @@ impl Registrar {
         let begun = std::time::Instant::now();
         let appended = self.wait(async move { log.append(head.sequence, &messages).await });
         metrics::histogram!("chancery_log_append_seconds").record(begun.elapsed());
+        let begun = std::time::Instant::now();
         match appended {
             Ok(appended) if appended.last == head.sequence + batch.records.len() as u64 => {}
             Ok(appended) => {
@@ -577,6 +580,10 @@ impl Registrar {
         }
         metrics::histogram!("chancery_ledger_append_seconds").record(begun.elapsed());
         self.time = time.max(self.time);
+        for (stage, warned) in crate::monitor::STAGES.into_iter().zip(warnings) {
+            metrics::counter!("chancery_certificate_warnings_total", "stage" => stage)
+                .increment(warned);
+        }
         faults::point("registrar-after-ledger");
         Ok(())
     }
@@ -607,6 +614,15 @@ impl Registrar {
                     Answer::Problem(problem)
                 }
             };
+            tracing::debug!(
+                correlation = %ask.id,
+                project = ask.project.as_str(),
+                command = %ask.name,
+                actor = %ask.asker.actor,
+                outcome = crate::monitor::outcome(&answer).0,
+                head = self.writer.head().sequence,
+                "decided"
+            );
             let _ = tell.send(answer);
         }
         self.observe(|o| {
@@ -671,6 +687,7 @@ struct Decided {
     messages: Vec<(String, Bytes)>,
     batch: Batch,
     time: i64,
+    warnings: [u64; 5],
 }
 
 /// A batch that is being decided on speculative state.
@@ -686,6 +703,8 @@ struct Building<'a> {
     /// Commands of this batch by their keys, so that a repeat in the same batch is found too.
     outcomes: HashMap<(String, Uuid), Outcome>,
     time: i64,
+    /// Warnings of a certificate's end in this batch, by stage.
+    warnings: [u64; 5],
 }
 
 impl<'a> Building<'a> {
@@ -701,6 +720,7 @@ impl<'a> Building<'a> {
             scopes: HashMap::new(),
             outcomes: HashMap::new(),
             time: 0,
+            warnings: [0; 5],
         }
     }
 
@@ -713,6 +733,7 @@ impl<'a> Building<'a> {
             messages: self.messages,
             batch,
             time: self.time,
+            warnings: self.warnings,
         }
     }
 
@@ -866,6 +887,13 @@ impl<'a> Building<'a> {
         self.time = now;
         self.scopes.extend(scopes);
         for (envelope, bytes) in made {
+            if let Event::CertificateExpiring(warned) = &envelope.event
+                && let Some(stage) = self
+                    .warnings
+                    .get_mut(usize::from(warned.stage).wrapping_sub(1))
+            {
+                *stage += 1;
+            }
             self.messages.push((
                 wire::subject::log(envelope.project.as_str(), envelope.event.name()),
                 Bytes::from(bytes.clone()),

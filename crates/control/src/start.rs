@@ -144,10 +144,11 @@ pub struct Control {
     pub ledger: Ledger,
     /// Edges as they report.
     pub edges: Arc<Edges>,
+    /// What operators watch.
+    pub monitor: Arc<crate::monitor::Monitor>,
     ingestion: Arc<Ingestion>,
     server: tokio::sync::watch::Sender<bool>,
     supervisor: tokio::task::JoinHandle<()>,
-    _doors: (Arc<OnceLock<bus::door::Door>>, bus::door::Door),
     _wake: ledger::Subscription,
 }
 
@@ -223,15 +224,15 @@ impl Control {
         )
         .await
         {
-            Ok((operator_creds, ledger, edges, ingestion, doors, wake)) => Ok(Self {
+            Ok((operator_creds, ledger, edges, ingestion, monitor, wake)) => Ok(Self {
                 nats,
                 operator_creds,
                 ledger,
                 edges,
+                monitor,
                 ingestion,
                 server: stop,
                 supervisor,
-                _doors: doors,
                 _wake: wake,
             }),
             Err(error) => {
@@ -258,7 +259,7 @@ impl Control {
             Ledger,
             Arc<Edges>,
             Arc<Ingestion>,
-            (Arc<OnceLock<bus::door::Door>>, bus::door::Door),
+            Arc<crate::monitor::Monitor>,
             ledger::Subscription,
         ),
         Error,
@@ -430,6 +431,7 @@ impl Control {
             queued: Mutex::new(Buckets::new(config.rate)),
         });
         let door_seen: Arc<OnceLock<bus::door::Door>> = Arc::default();
+        let edge_door_seen: Arc<OnceLock<bus::door::Door>> = Arc::default();
         let auditor = match Tables::of(&ledger).control() {
             Some(control) => Arc::new(crate::audit::Auditor::new(
                 ledger.clone(),
@@ -440,6 +442,18 @@ impl Control {
             // The registrar begins every log with it.
             None => return Err(Error::Interrupted),
         };
+        let monitor = crate::monitor::Monitor::start(
+            ledger.clone(),
+            Arc::clone(&edges),
+            Arc::clone(&observed),
+            Arc::clone(&clock_stopped),
+            [
+                ("projects", Arc::clone(&door_seen)),
+                ("edges", Arc::clone(&edge_door_seen)),
+            ],
+            Arc::clone(&auditor),
+            ingestion.queue.clone(),
+        );
         let views = Arc::new(Views {
             auditor,
             ledger: ledger.clone(),
@@ -477,12 +491,13 @@ impl Control {
         )
         .await?;
         let _ = door_seen.set(door);
+        let _ = edge_door_seen.set(edge_door);
         Ok((
             operator_creds,
             ledger,
             edges,
             ingestion,
-            (door_seen, edge_door),
+            monitor,
             wake,
         ))
     }
@@ -699,6 +714,7 @@ async fn supervise(
             }
             ended = server.ended() => {
                 tracing::error!(status = ?ended.ok(), log = %server.log().display(), "nats-server ended; starting it again");
+                metrics::counter!("chancery_nats_restarts_total").increment(1);
             }
         }
         drop(server);
