@@ -54,7 +54,7 @@ pub struct AddCertificate {
     /// `server` or `ca`.
     #[serde(default)]
     pub kind: CertificateKind,
-    /// The chain as PEM, leaf first.
+    /// The chain as PEM, in any order; it is repaired where it comes in, and the answer says how.
     pub chain: String,
     /// The private key, sealed to the ingestion key: `{"kid","enc","ct"}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ pub struct AddCertificate {
 pub struct ReplaceCertificate {
     /// Its name.
     pub name: Slug,
-    /// The chain as PEM, leaf first.
+    /// The chain as PEM, in any order; it is repaired where it comes in, and the answer says how.
     pub chain: String,
     /// The private key, sealed to the ingestion key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
