@@ -4,8 +4,8 @@
 //! changes them as somebody would who knows their structure ([`mutate`]). No input may panic, take longer or more memory than
 //! the target's bounds. Memory is counted by the allocator of this binary, so these tests run one after the other.
 //!
-//! `FUZZ_SECONDS=600 cargo test -p tests --test fuzz` runs each target that long instead of a second; `FUZZ_SEED` repeats a run. An
-//! input that breaks a bound is kept in the corpus of its target: commit it with the mend.
+//! `FUZZ_SECONDS=600 cargo test -p tests --test fuzz` runs each target that long instead of a second; `FUZZ_SEED` repeats a run, but
+//! for inputs with private keys, which are made anew each time. An input that breaks a bound is kept in the corpus of its target: commit it with the mend.
 
 mod count;
 mod mutate;

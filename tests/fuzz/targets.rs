@@ -1,5 +1,7 @@
 //! The parsers, each with what it may take.
 
+use std::fs;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -44,9 +46,40 @@ const BASE: Target = Target {
 /// 2027-01-15: within the dates of what the corpus holds.
 const NOW: i64 = 1_800_000_000;
 
+/// What this script of openssl writes, in the order of the files' names. Inputs with private keys are made, not kept.
+fn made(script: &str) -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(folder.path())
+        .output()
+        .expect("sh runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let files = fs::read_dir(folder.path()).expect("a folder").flatten();
+    let mut files: Vec<_> = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "seed"))
+        .collect();
+    files.sort();
+    let read = |path| fs::read(path).expect("it was written");
+    files.into_iter().map(read).collect()
+}
+
 pub(crate) fn pem() -> Target {
     Target {
         name: "pem",
+        seeds: || {
+            made(
+                r#"
+                openssl ecparam -name prime256v1 -genkey -out a.seed
+                openssl genrsa 2048 | openssl rsa -traditional -aes128 -passout pass:x -out b.seed
+                openssl req -x509 -new -key a.seed -subj /CN=x -out c
+                openssl pkcs12 -export -inkey a.seed -in c -passout pass:x -out d
+                openssl pkcs12 -in d -passin pass:x -nodes -out e.seed
+                "#,
+            )
+        },
         shape: Shape::Text(&[
             "-----BEGIN CERTIFICATE-----\n",
             "-----END CERTIFICATE-----\n",
@@ -91,7 +124,7 @@ fn kept() -> &'static [CertificateDer<'static>] {
         let folder = harness::checkout().join("tests/corpus/certificate");
         ["leaf", "intermediate", "root"]
             .into_iter()
-            .map(|name| std::fs::read(folder.join(name)).expect("it is kept").into())
+            .map(|name| fs::read(folder.join(name)).expect("it is kept").into())
             .collect()
     })
 }
@@ -138,6 +171,19 @@ pub(crate) fn pkcs12() -> Target {
             let _ = container::looks_like(input);
             container::open(input, password()).is_ok()
         },
+        seeds: || {
+            made(
+                r#"
+                openssl ecparam -name prime256v1 -genkey -noout -out k
+                openssl req -x509 -new -key k -subj /CN=x -out c
+                p() { openssl pkcs12 -export -inkey k -in c -passout pass:x -iter 10 "$@"; }
+                p -nomac -keypbe NONE -certpbe NONE -out a.seed
+                p -nomac -out b.seed
+                p -nomac -legacy -out c.seed
+                p -out d.seed
+                "#,
+            )
+        },
         // What scrypt may ask for, and what the rounds may take.
         memory: (4 << 20) + protected::MAX_SCRYPT_MEMORY as usize,
         time: Duration::from_secs(30),
@@ -162,6 +208,21 @@ pub(crate) fn key() -> Target {
         run: |input| {
             PrivateKey::from_der(input).is_ok()
                 || protected::decrypt_pkcs8(input, password()).is_ok()
+        },
+        seeds: || {
+            made(
+                r#"
+                openssl ecparam -name prime256v1 -genkey -noout -out k
+                openssl pkcs8 -topk8 -nocrypt -in k -outform DER -out a.seed
+                openssl ec -in k -outform DER -out b.seed
+                openssl genpkey -algorithm ed25519 -outform DER -out c.seed
+                openssl genrsa 2048 | openssl rsa -traditional -outform DER -out d.seed
+                p() { openssl pkcs8 -topk8 -in k -passout pass:x -outform DER "$@"; }
+                p -iter 10 -out e.seed
+                p -scrypt -scrypt_N 16 -out f.seed
+                p -v1 PBE-SHA1-3DES -iter 10 -out g.seed
+                "#,
+            )
         },
         memory: (4 << 20) + protected::MAX_SCRYPT_MEMORY as usize,
         time: Duration::from_secs(30),
