@@ -26,7 +26,7 @@ use super::path::{Node, Outcome, Path, Search};
 use super::profile::{self, Role};
 use super::repair::{self, Repair};
 use super::trust::is_public_root;
-use super::{CHAIN_HINT, Known, MAX_CERTIFICATE, MAX_INPUT, MAX_NAMES, pem};
+use super::{CHAIN_HINT, MAX_CERTIFICATE, MAX_INPUT, MAX_NAMES, pem};
 
 #[cfg(test)]
 mod tests;
@@ -450,13 +450,8 @@ fn trust_of(
                 Trust::Private
             })
         }
-        // What an upload would be shown as.
-        None if question.chain.len() <= super::MAX_CERTIFICATES => {
-            super::judge_trust(question.chain, Known::default(), question.at)
-                .ok()
-                .map(|path| path.trust)
-        }
-        None => None,
+        // No public root, but a CA: an upload would be shown as private.
+        None => (question.roots.is_none() && !path.help.is_empty()).then_some(Trust::Private),
     }
 }
 

@@ -1,16 +1,17 @@
 //! Whom a chain leads to, by path building (RFC 5280, 6) with webpki.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use lifecycle::event::Trust;
 use lifecycle::rejection::{Code, Reason};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
 
 use super::CHAIN_HINT;
 use super::certificate::Certificate;
-use super::path::{Node, Outcome, Search};
+use super::path::{MAX_INTERMEDIATES, Node, Outcome, Search};
 
 /// Certificates that are known from elsewhere than the upload.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,22 +31,24 @@ pub struct Path {
     pub chain: Vec<CertificateDer<'static>>,
 }
 
-/// The public roots (Mozilla's), parsed once.
-fn public_roots() -> &'static [TrustAnchor<'static>] {
-    static ROOTS: OnceLock<Vec<TrustAnchor<'static>>> = OnceLock::new();
-    ROOTS.get_or_init(|| anchors(webpki_root_certs::TLS_SERVER_ROOT_CERTS))
+/// The public roots (Mozilla's) by their subjects.
+fn public_roots() -> &'static HashMap<Vec<u8>, Vec<CertificateDer<'static>>> {
+    static ROOTS: OnceLock<HashMap<Vec<u8>, Vec<CertificateDer<'static>>>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots: HashMap<Vec<u8>, Vec<_>> = HashMap::new();
+        for root in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
+            if let Some(parsed) = Certificate::parse(root) {
+                let of_name = roots.entry(parsed.subject().to_vec()).or_default();
+                of_name.push(root.clone());
+            }
+        }
+        roots
+    })
 }
 
 /// Whether this very certificate is a public root.
 pub(super) fn is_public_root(certificate: &CertificateDer<'_>) -> bool {
     webpki_root_certs::TLS_SERVER_ROOT_CERTS.contains(certificate)
-}
-
-fn anchors<'a>(certificates: &'a [CertificateDer<'a>]) -> Vec<TrustAnchor<'a>> {
-    certificates
-        .iter()
-        .filter_map(|certificate| anchor_from_trusted_cert(certificate).ok())
-        .collect()
 }
 
 /// Judges a server's chain, leaf first, at the time `now` in Unix seconds.
@@ -81,23 +84,10 @@ pub fn judge_trust(
             .collect(),
     };
 
-    let roots = anchors(known.roots);
     let mut first_error = None;
     for (trust, anchors) in [
-        (
-            Trust::Public,
-            Anchors {
-                anchors: public_roots(),
-                certificates: webpki_root_certs::TLS_SERVER_ROOT_CERTS,
-            },
-        ),
-        (
-            Trust::Private,
-            Anchors {
-                anchors: &roots,
-                certificates: known.roots,
-            },
-        ),
+        (Trust::Public, webpki_root_certs::TLS_SERVER_ROOT_CERTS),
+        (Trust::Private, known.roots),
     ] {
         match build(leaf, &end_entity, anchors, given, now) {
             Ok(_) => return Ok(as_given(trust)),
@@ -113,15 +103,9 @@ pub fn judge_trust(
     }
 
     // A leaf that signed itself is its own root; it must not be taken for a CA, so it is asked before the given ones are.
-    if let Ok(anchor) = anchor_from_trusted_cert(leaf) {
-        let own = Anchors {
-            anchors: &[anchor],
-            certificates: std::slice::from_ref(leaf),
-        };
-        match build(leaf, &end_entity, own, &[], now) {
-            Ok(_) => return Ok(as_given(Trust::SelfSigned)),
-            Err(error) => first_error = worse(first_error, error),
-        }
+    match build(leaf, &end_entity, std::slice::from_ref(leaf), &[], now) {
+        Ok(_) => return Ok(as_given(Trust::SelfSigned)),
+        Err(error) => first_error = worse(first_error, error),
     }
 
     // The unknown CA that the chain ends at: whatever CA it shows. A path that needs one that is out of date is none.
@@ -130,18 +114,14 @@ pub fn judge_trust(
             .iter()
             .cloned()
             .partition(|certificate| outdated(certificate, now).is_none());
-        let unknown = Anchors {
-            anchors: &anchors(&current),
-            certificates: &current,
-        };
-        match build(leaf, &end_entity, unknown, candidates, now) {
+        match build(leaf, &end_entity, &current, candidates, now) {
             Ok(_) if !complete => return Ok(as_given(Trust::Private)),
             Ok((mut path, anchor)) => {
                 // The anchor itself was not in anybody's trust store, so it is served too, unless it is a root.
                 path.extend(
                     current
                         .into_iter()
-                        .find(|c| anchor_from_trusted_cert(c).is_ok_and(|a| a == anchor))
+                        .find(|certificate| *certificate == anchor)
                         .filter(|c| !self_issued(c))
                         .map(CertificateDer::into_owned),
                 );
@@ -149,11 +129,7 @@ pub fn judge_trust(
             }
             Err(error) => first_error = worse(first_error, error),
         }
-        let outdated_ones = Anchors {
-            anchors: &anchors(&dated),
-            certificates: &dated,
-        };
-        if build(leaf, &end_entity, outdated_ones, candidates, now).is_ok() {
+        if build(leaf, &end_entity, &dated, candidates, now).is_ok() {
             let code = dated
                 .iter()
                 .find_map(|certificate| outdated(certificate, now))
@@ -172,76 +148,97 @@ fn worse(first: Option<Error>, second: Error) -> Option<Error> {
     }
 }
 
-type Built = (Vec<CertificateDer<'static>>, TrustAnchor<'static>);
-
-/// Anchors for webpki, and the certificates that they were made of.
-#[derive(Clone, Copy)]
-struct Anchors<'a> {
-    anchors: &'a [TrustAnchor<'a>],
-    certificates: &'a [CertificateDer<'a>],
-}
+type Built = (Vec<CertificateDer<'static>>, CertificateDer<'static>);
 
 /// The intermediates of a path from the leaf to one of the anchors, and that anchor.
+///
+/// The search finds it, and webpki judges it alone: given everything at once, webpki would follow names before it checks a
+/// signature, and a few namesakes would keep it busy for seconds.
 fn build(
     leaf: &CertificateDer<'_>,
     end_entity: &EndEntityCert<'_>,
-    anchors: Anchors<'_>,
+    anchors: &[CertificateDer<'_>],
     intermediates: &[CertificateDer<'_>],
     now: i64,
 ) -> Result<Built, Error> {
+    let parsed = Certificate::parse(leaf).ok_or(Error::BadDer)?;
+    let mut help = nodes(intermediates.iter());
+    for node in &mut help {
+        node.flaws.extend(unusable(&node.certificate, now));
+    }
+    // Of the many public roots only those are read that an issuer's name leads to.
+    let roots = if std::ptr::eq(anchors, webpki_root_certs::TLS_SERVER_ROOT_CERTS) {
+        let issuers: HashSet<&[u8]> = help
+            .iter()
+            .map(|node| node.certificate.issuer())
+            .chain([parsed.issuer()])
+            .collect();
+        let named = issuers.iter().filter_map(|name| public_roots().get(*name));
+        nodes(named.flatten())
+    } else {
+        nodes(anchors.iter())
+    };
+    let owned = |node: &Node<'_>| CertificateDer::from(node.certificate.der.to_vec());
+    let (found, nearest) = match Search::new(&parsed, &help, &roots).run(now, true) {
+        Outcome::Found(path) => (true, path),
+        Outcome::Refused(_, path) => (false, path),
+    };
+    let path: Vec<_> = nearest
+        .help
+        .iter()
+        .take(MAX_INTERMEDIATES)
+        .map(|place| owned(&help[*place]))
+        .collect();
+    let anchor = nearest.anchor.map(|place| owned(&roots[place]));
+    // A certificate that is its own anchor was not judged on the way.
+    if found && let Some(anchor) = anchor.clone().filter(|anchor| anchor != leaf) {
+        return Ok((path, anchor));
+    }
+    // Why not, in webpki's words.
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-    match end_entity.verify_for_usage(
+    let trusted = anchor.as_ref().map(anchor_from_trusted_cert).transpose()?;
+    end_entity.verify_for_usage(
         webpki::ALL_VERIFICATION_ALGS,
-        anchors.anchors,
-        intermediates,
+        trusted.as_slice(),
+        &path,
         at,
         KeyUsage::server_auth(),
         None,
         None,
-    ) {
-        Ok(path) => Ok((
-            path.intermediate_certificates()
-                .map(|certificate| certificate.der().into_owned())
-                .collect(),
-            path.anchor().to_owned(),
-        )),
-        // Where webpki is narrower than RFC 5280, the search that judges each path alone has the last word.
-        Err(error @ (Error::NameConstraintViolation | Error::PathLenConstraintViolated)) => {
-            search(leaf, anchors.certificates, intermediates, now).ok_or(error)
-        }
-        Err(error) => Err(error),
+    )?;
+    match anchor.filter(|_| found) {
+        Some(anchor) => Ok((path, anchor)),
+        None => Err(Error::UnknownIssuer),
     }
 }
 
-/// As [`build`], by [`path`](super::path).
-fn search(
-    leaf: &CertificateDer<'_>,
-    anchors: &[CertificateDer<'_>],
-    intermediates: &[CertificateDer<'_>],
-    now: i64,
-) -> Option<Built> {
-    fn nodes<'a>(certificates: &'a [CertificateDer<'_>]) -> Vec<Node<'a>> {
-        certificates
-            .iter()
-            .filter_map(|der| Certificate::parse(der))
-            .map(|certificate| Node {
-                certificate,
-                flaws: Vec::new(),
-                name: String::new(),
-            })
-            .collect()
+/// What keeps a CA out of every path. webpki says it again of a path without self-issued certificates, and only here is it
+/// said of one with them.
+fn unusable(certificate: &Certificate<'_>, now: i64) -> Option<Reason> {
+    let x509 = &certificate.x509;
+    let validity = x509.validity();
+    if now > validity.not_after.timestamp() {
+        Some(outdated_issuer(Code::Expired))
+    } else if now < validity.not_before.timestamp() {
+        Some(outdated_issuer(Code::NotYetValid))
+    } else if !x509.is_ca() {
+        Some(reason(&Error::EndEntityUsedAsCa))
+    } else if matches!(x509.extended_key_usage(), Ok(Some(usage)) if !usage.value.server_auth) {
+        Some(reason(&Error::EmptyEkuExtension))
+    } else {
+        None
     }
-    let leaf = Certificate::parse(leaf)?;
-    let (help, anchors) = (nodes(intermediates), nodes(anchors));
-    let Outcome::Found(path) = Search::new(&leaf, &help, &anchors).run(now, true) else {
-        return None;
-    };
-    let owned = |node: &Node<'_>| CertificateDer::from(node.certificate.der.to_vec());
-    let anchor = owned(&anchors[path.anchor?]);
-    Some((
-        path.help.iter().map(|place| owned(&help[*place])).collect(),
-        anchor_from_trusted_cert(&anchor).ok()?.to_owned(),
-    ))
+}
+
+fn nodes<'a>(certificates: impl Iterator<Item = &'a CertificateDer<'a>>) -> Vec<Node<'a>> {
+    certificates
+        .filter_map(|der| Certificate::parse(der))
+        .map(|certificate| Node {
+            certificate,
+            flaws: Vec::new(),
+            name: String::new(),
+        })
+        .collect()
 }
 
 fn outdated(certificate: &CertificateDer<'_>, now: i64) -> Option<Code> {

@@ -14,6 +14,7 @@ use rcgen::{
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::super::Known;
 use super::*;
 
 const DAY: i64 = 86_400;
@@ -1116,4 +1117,19 @@ fn no_bytes_make_the_judgement_panic_or_linger() {
         assert!(changed || verdict.verdict == Decision::Reject);
     }
     assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn who_only_names_itself_as_its_issuer_has_not_signed_itself() {
+    let mut params = ca("www.example.com");
+    let namesake = Ca::root(params.clone());
+    params.is_ca = IsCa::NoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.subject_alt_names = vec![san("www.example.com")];
+    let leaf = [namesake.leaf(&params)];
+    let judged = super::super::judge_trust(&leaf, Known::default(), NOW);
+    assert_eq!(judged.unwrap_err().code, Code::ChainIncomplete);
+    let own = [params.self_signed(&namesake.key).unwrap().der().clone()];
+    let judged = super::super::judge_trust(&own, Known::default(), NOW);
+    assert_eq!(judged.unwrap().trust, Trust::SelfSigned);
 }
