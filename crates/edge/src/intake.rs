@@ -126,6 +126,7 @@ impl Intake {
         {
             return Err(Refused::Signature);
         }
+        self.status.heard();
         decode(&signed.payload)
     }
 

@@ -21,6 +21,8 @@ mod enrol;
 mod forward;
 mod intake;
 mod listener;
+mod meters;
+mod monitor;
 mod origin;
 mod proxy;
 mod receiver;
@@ -50,6 +52,7 @@ use crate::accesslog::AccessLog;
 use crate::custody::Custody;
 use crate::intake::Intake;
 use crate::listener::{Server, Transport};
+use crate::meters::Meters;
 use crate::proxy::Proxy;
 use crate::receiver::{Handle, Link};
 use crate::resolve::Resolver;
@@ -59,6 +62,8 @@ use crate::store::Store;
 pub use crate::clock::{Clock, Now};
 pub use crate::enrol::Error as EnrolError;
 pub use crate::intake::Next;
+pub use crate::meters::describe;
+pub use crate::monitor::{Health, Monitor};
 pub use crate::receiver::Silent;
 pub use crate::resolve::{CacheBounds, CacheUse};
 pub use crate::store::{Error as StoreError, Position};
@@ -152,6 +157,8 @@ pub struct Edge {
     status: Arc<Status>,
     store: Arc<Store>,
     resolver: Arc<Resolver>,
+    meters: Arc<Meters>,
+    limit: usize,
     receiver: Arc<Handle>,
     stop: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
@@ -190,9 +197,11 @@ pub async fn start(config: Config) -> Result<Edge, Error> {
     let position = store.position();
     config.clock.raise_floor(position.time);
     let status = Arc::new(Status::new(position));
+    let meters = Arc::new(Meters::new(identity.region(), identity.edge()));
     let resolver = Arc::new(Resolver::new(
         store.clone(),
         status.clone(),
+        meters.clone(),
         config.clock.clone(),
         config.caches,
     )?);
@@ -200,12 +209,18 @@ pub async fn start(config: Config) -> Result<Edge, Error> {
     // The log's thread ends with the last connection that can write to it.
     let log = AccessLog::start(&config.state_dir, identity.region(), identity.edge())
         .map_err(Error::State)?;
-    let proxy = Proxy::new(resolver.clone(), &config.extra_roots, log.clone())?;
+    let proxy = Proxy::new(
+        resolver.clone(),
+        &config.extra_roots,
+        log.clone(),
+        meters.clone(),
+    )?;
     let server = Arc::new(Server::new(
         resolver.clone(),
         proxy,
         log,
         status.clone(),
+        meters.clone(),
         config.connections,
     ));
     let (stop, stopped) = watch::channel(false);
@@ -262,6 +277,8 @@ pub async fn start(config: Config) -> Result<Edge, Error> {
         status,
         store,
         resolver,
+        meters,
+        limit: config.connections,
         receiver,
         stop,
         listeners,

@@ -23,6 +23,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::accesslog::{AccessLog, Entry, Tls, clip};
+use crate::meters::{Failed, Meters};
 use crate::proxy::{Activity, Connection, Proxy, Session, micros};
 use crate::resolve::{Ahead, Opened, Resolver};
 use crate::status::{Problem, Status};
@@ -64,6 +65,7 @@ pub(crate) struct Server {
     pub(crate) proxy: Proxy,
     pub(crate) log: AccessLog,
     pub(crate) status: Arc<Status>,
+    pub(crate) meters: Arc<Meters>,
     /// Bounds the connections that are open at once, HTTP and HTTPS together.
     pub(crate) connections: Arc<Semaphore>,
     http: auto::Builder<TokioExecutor>,
@@ -84,6 +86,7 @@ impl Server {
         proxy: Proxy,
         log: AccessLog,
         status: Arc<Status>,
+        meters: Arc<Meters>,
         connections: usize,
     ) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
@@ -105,6 +108,7 @@ impl Server {
             proxy,
             log,
             status,
+            meters,
             connections: Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))),
             http1: http.clone().http1_only(),
             http2: http.clone().http2_only(),
@@ -138,7 +142,7 @@ impl Server {
                 Ok((stream, client)) => {
                     let (server, stop) = (self.clone(), stop.clone());
                     connections.spawn(async move {
-                        let _permit = permit;
+                        let (_permit, _open) = (permit, server.meters.opened());
                         // The connection may be gone already; it is then noticed soon enough.
                         let _ = stream.set_nodelay(true);
                         match transport {
@@ -192,10 +196,10 @@ impl Server {
         let mut sni = None;
         let handshake =
             tokio::time::timeout(HANDSHAKE_TIMEOUT, self.handshake(stream, &mut sni)).await;
-        let reason = match handshake {
+        let (failed, reason) = match handshake {
             Ok(Ok((stream, session, opened))) => {
-                metrics::counter!("edge_handshakes_total", "outcome" => "done").increment(1);
                 let (_, tls) = stream.get_ref();
+                self.meters.shaken(tls.protocol_version(), started.elapsed());
                 let tls = Arc::new(describe(tls, &session, &opened));
                 drop(opened);
                 let http = if tls.alpn == Some("h2") {
@@ -213,18 +217,23 @@ impl Server {
                     .requests(http, TokioIo::new(stream), connection, stop)
                     .await;
             }
-            Ok(Err(Failure::Unrecognized)) => "unrecognized_name".to_owned(),
-            Ok(Err(Failure::Unavailable)) => "store".to_owned(),
-            Ok(Err(Failure::Io(error))) => match error
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            {
-                Some(error) => clip(&error.to_string()),
-                None => error.kind().to_string(),
-            },
-            Err(_) => "timeout".to_owned(),
+            Ok(Err(Failure::Unrecognized)) => {
+                (Failed::UnrecognizedName, "unrecognized_name".to_owned())
+            }
+            Ok(Err(Failure::Unavailable)) => (Failed::Store, "store".to_owned()),
+            Ok(Err(Failure::Io(error))) => {
+                let tls = error
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                let words = match tls {
+                    Some(error) => clip(&error.to_string()),
+                    None => error.kind().to_string(),
+                };
+                (Failed::of(&error), words)
+            }
+            Err(_) => (Failed::Timeout, "timeout".to_owned()),
         };
-        metrics::counter!("edge_handshakes_total", "outcome" => "failed").increment(1);
+        self.meters.failed(failed);
         self.log.write(Entry::Handshake {
             client: client.ip().to_canonical(),
             sni: sni.map(|sni: String| clip(&sni)),

@@ -26,6 +26,7 @@ use lifecycle::selection::Mode;
 
 use crate::accesslog::{AccessLog, Entry, Tls, clip};
 use crate::forward;
+use crate::meters::Meters;
 use crate::origin::{self, Origins};
 use crate::resolve::{Ahead, Resolver, Target};
 
@@ -79,6 +80,7 @@ pub(crate) struct Proxy {
     /// one of these must never serve another resource.
     private: Client<Origins, RequestBody>,
     log: AccessLog,
+    meters: Arc<Meters>,
 }
 
 impl Proxy {
@@ -86,6 +88,7 @@ impl Proxy {
         resolver: Arc<Resolver>,
         extra_roots: &[CertificateDer<'static>],
         log: AccessLog,
+        meters: Arc<Meters>,
     ) -> Result<Self, rustls::Error> {
         let tls = origin::client_config(extra_roots)?;
         let client = |private| {
@@ -100,6 +103,7 @@ impl Proxy {
             public: client(false),
             private: client(true),
             log,
+            meters,
         })
     }
 
@@ -115,6 +119,7 @@ impl Proxy {
         connection.activity.requests.fetch_add(1, Ordering::Relaxed);
         let mut record = Record {
             log: self.log.clone(),
+            meters: self.meters.clone(),
             method: parts.method.clone(),
             path: clip(parts.uri.path()),
             protocol: protocol(parts.version),
@@ -532,6 +537,7 @@ impl Drop for ResponseBody {
 /// A line of the access log that is being gathered.
 struct Record {
     log: AccessLog,
+    meters: Arc<Meters>,
     connection: Arc<Connection>,
     method: Method,
     path: String,
@@ -553,6 +559,9 @@ impl Drop for Record {
             .activity
             .running
             .fetch_sub(1, Ordering::Relaxed);
+        let bytes = (self.progress.bytes.load(Ordering::Relaxed), self.bytes_out);
+        self.meters
+            .answered(self.status, bytes, self.started.elapsed());
         self.log.write(Entry::Request {
             client: self.connection.client.ip().to_canonical(),
             tls: self.connection.tls.clone(),

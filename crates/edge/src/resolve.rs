@@ -23,6 +23,7 @@ use lifecycle::selection::{Candidate, Mode, Policy, rank};
 use wire::feed::Key;
 
 use crate::clock::Clock;
+use crate::meters::Meters;
 use crate::status::{Problem, Status};
 use crate::store::{self, Provenance, Store, StoredKey};
 use crate::tls::{Offer, Template};
@@ -142,6 +143,7 @@ pub struct CacheUse {
 pub(crate) struct Resolver {
     store: Arc<Store>,
     status: Arc<Status>,
+    meters: Arc<Meters>,
     clock: Clock,
     template: Template,
     sites: Cache<Box<str>, Arc<Site>>,
@@ -155,6 +157,7 @@ impl Resolver {
     pub(crate) fn new(
         store: Arc<Store>,
         status: Arc<Status>,
+        meters: Arc<Meters>,
         clock: Clock,
         bounds: CacheBounds,
     ) -> Result<Self, rustls::Error> {
@@ -165,6 +168,7 @@ impl Resolver {
         Ok(Self {
             store,
             status,
+            meters,
             clock,
             template: Template::new()?,
             sites: Cache::new(bounds.hosts.max(1)),
@@ -299,8 +303,12 @@ impl Resolver {
         let others = usable
             .iter()
             .filter(|(candidate, _)| !offer.fits(candidate.key));
+        let first = site.ranked.first().map(|(_, bundle)| *bundle);
         for (_, bundle) in fitting.chain(others) {
             if let Some(opened) = self.opened(*bundle).await? {
+                if first != Some(*bundle) {
+                    self.meters.fallbacks.increment(1);
+                }
                 return Ok(Some(opened));
             }
         }
@@ -351,6 +359,7 @@ impl Resolver {
                 return Ok(None);
             }
         };
+        self.meters.keys_opened.increment(1);
         let names = names_of(&certified);
         let chain_bytes = certified.cert.iter().map(|der| der.len() as u64 + 64).sum();
         let leaf = certified

@@ -32,6 +32,8 @@ pub(crate) enum Problem {
 #[derive(Debug)]
 pub(crate) struct Status {
     position: watch::Sender<Position>,
+    /// When the control plane was last heard of; when this edge started, if it never was.
+    heard: Mutex<Instant>,
     problems: Mutex<BTreeMap<Problem, (Instant, String)>>,
 }
 
@@ -39,6 +41,7 @@ impl Status {
     pub(crate) fn new(position: Position) -> Self {
         Self {
             position: watch::Sender::new(position),
+            heard: Mutex::new(Instant::now()),
             problems: Mutex::default(),
         }
     }
@@ -57,6 +60,19 @@ impl Status {
         self.position.subscribe()
     }
 
+    /// Something signed came from upstream.
+    pub(crate) fn heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long nothing has come from upstream.
+    pub(crate) fn silence(&self) -> Duration {
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
     /// Notes a problem. It is forgotten a minute after the last time. The words must not name hosts of customers.
     pub(crate) fn problem(&self, problem: Problem, words: impl Into<String>) {
         let words = words.into();
@@ -68,6 +84,13 @@ impl Status {
             tracing::warn!(kind = ?problem, problem = %words, "the edge has a problem");
         }
         problems.insert(problem, (Instant::now(), words));
+    }
+
+    /// How many kinds of things went wrong within the last minute.
+    pub(crate) fn kinds(&self) -> usize {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = |when: &Instant| when.elapsed() <= REMEMBERED;
+        problems.values().filter(|(when, _)| recent(when)).count()
     }
 
     /// What went wrong within the last minute.

@@ -886,6 +886,29 @@ impl Store {
         &self.custody
     }
 
+    /// How many claims and bundles are in the store. Goes through their keys: a second with some millions of them. Blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn count(&self) -> Result<(u64, u64), Error> {
+        let table = self.database().begin_read()?.open_table(ROWS)?;
+        let count = |kind| -> Result<u64, Error> {
+            let of = |id| {
+                row_key(&Key {
+                    kind,
+                    id: Digest([id; 32]),
+                })
+            };
+            let mut rows = 0;
+            for row in table.range::<&RowKey>(&of(0)..=&of(0xff))? {
+                row?;
+                rows += 1;
+            }
+            Ok(rows)
+        };
+        Ok((count(Kind::Claim)?, count(Kind::Bundle)?))
+    }
+
     /// The hosts whose claim is in the store, for tests and for people who look for one.
     ///
     /// # Errors
