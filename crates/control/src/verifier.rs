@@ -17,6 +17,7 @@ use lifecycle::names::CertificateId;
 use lifecycle::rejection::{Code, Reason};
 use lifecycle::state::State;
 use lifecycle::store::{Parts, Read, Table};
+use wire::envelope::Envelope;
 
 use crate::chain::{Known, judge_trust};
 use crate::distribution::Wake;
@@ -103,7 +104,7 @@ impl Verifier {
                     .await;
                 // Whoever waits for a CA's answer works no more, and lets others work.
                 drop(permit);
-                if let Ok(Some((verdict, job))) = judged {
+                if let Ok(Some((verdict, job, upload))) = judged {
                     let revoked = match job {
                         Some(job) => revocation.came_in(job).await,
                         None => None,
@@ -112,6 +113,21 @@ impl Verifier {
                         Some(reasons) => verdict.and(Err(reasons)),
                         None => verdict,
                     };
+                    tracing::debug!(
+                        correlation = upload,
+                        certificate = %id,
+                        version,
+                        outcome = match &verdict {
+                            Ok(_) => "ready",
+                            Err(_) => "error",
+                        },
+                        code = verdict
+                            .as_ref()
+                            .err()
+                            .and_then(|reasons| reasons.first())
+                            .map(|reason| reason.code.as_str()),
+                        "verified"
+                    );
                     let command = VerifyCertificate {
                         id,
                         version,
@@ -140,10 +156,14 @@ fn judge(
     version: u32,
     roots: &[CertificateDer<'static>],
     looks: bool,
-) -> Option<(Verdict, Option<revocation::Job>)> {
+) -> Option<(Verdict, Option<revocation::Job>, Option<String>)> {
     let tables = Tables::of(ledger);
     let certificate = tables.certificate(id)?;
     let version = certificate.version(version)?;
+    // The upload's id stands in its event, so that log lines tell which command a verdict belongs to.
+    let upload = (tables.0.event(version.added).ok().flatten())
+        .and_then(|event| Envelope::decode(&event).ok())
+        .map(|event| event.correlation);
     let mut chain = Vec::new();
     for hash in &version.facts.chain {
         match tables.0.object(&hash.0) {
@@ -154,7 +174,7 @@ fn judge(
                     "a certificate of the chain is missing from the content store",
                     "add the certificate again",
                 );
-                return Some((Err(vec![reason]), None));
+                return Some((Err(vec![reason]), None, upload));
             }
             Err(error) => fatal("the ledger cannot be read", &error),
         }
@@ -162,7 +182,7 @@ fn judge(
     drop(tables);
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     if certificate.kind == CertificateKind::Ca {
-        return Some((Ok(Trust::Private), None));
+        return Some((Ok(Trust::Private), None, upload));
     }
     // A version whose end comes while it waits is ready and expired, not in error.
     let at = now.clamp(
@@ -183,7 +203,7 @@ fn judge(
         let more = || revocation::others(ledger, certificate.project.as_str());
         revocation::Job::of(&certificate, version, &chain, *trust, roots, more)
     });
-    Some((verdict, job))
+    Some((verdict, job, upload))
 }
 
 impl Actor for Verifier {
