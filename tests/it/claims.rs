@@ -501,6 +501,49 @@ fn a_contest_lapses_when_the_record_is_gone_by_then() {
 }
 
 #[test]
+fn a_contest_waits_for_a_dns_that_is_silent_and_a_suspended_project_gets_nothing() {
+    let zoned = Zoned::start();
+    let (alice, bob, operator) = (zoned.alice(), zoned.bob(), &zoned.stage.operator);
+    add(alice, HOST);
+    zoned.publish(HOST, &[alice]);
+    becomes(alice, HOST, "proven");
+    add(&bob, HOST);
+    let contested = || {
+        zoned.publish(HOST, &[&bob]);
+        assert_eq!(
+            bob.run(&["domain", "check", HOST]).refused(),
+            "domain_unproven"
+        );
+        assert!(show(&bob, HOST)["moves_at"].is_string());
+    };
+    contested();
+    operator.run(&["project", "suspend", "bravo"]).ok();
+    eventually("the contest lapses", SOON, || {
+        let shown = show(alice, HOST);
+        shown["contested_until"]
+            .is_null()
+            .then_some(())
+            .ok_or(shown)
+    });
+    assert_eq!(status(alice, HOST), "proven");
+    operator.run(&["project", "resume", "bravo"]).ok();
+    // Now the time comes while nobody answers: that says nothing of the zone.
+    contested();
+    zoned.dns.pause();
+    let silent = Duration::from_secs(GRACE + 3);
+    throughout("it neither moves nor lapses", silent, || {
+        let shown = show(alice, HOST);
+        match (shown["status"].as_str(), &shown["contested_until"]) {
+            (Some("proven"), Value::String(_)) => Ok(()),
+            _ => Err(shown),
+        }
+    });
+    zoned.dns.resume();
+    becomes(&bob, HOST, "proven");
+    assert_eq!(status(alice, HOST), "moved");
+}
+
+#[test]
 fn of_two_projects_at_once_one_holds_the_host_and_contests_survive_a_restart() {
     let zoned = Zoned::start();
     let (alice, bob) = (zoned.alice().clone(), zoned.bob());

@@ -280,6 +280,14 @@ impl Ingestion {
                 };
                 self.decide(ask(plain(), command.into(), Vec::new())).await
             }
+            Asked::Check(_) if queued => {
+                return refuse(
+                    Code::NotFound,
+                    "this command is not taken into the queue",
+                    "ask it below cmd instead of queue",
+                )
+                .map_err(with_id);
+            }
             Asked::Check(check) => {
                 let checked = self.prover.check(&project, &asker, id, &check.host).await;
                 return checked.map(Answer::Accepted);

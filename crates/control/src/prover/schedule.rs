@@ -46,7 +46,7 @@ const LOOKS: Rate = Rate {
 /// Entries that one turn looks at to find those.
 const TRIED: usize = 500;
 /// A look that found no place, or no answer at a contest's end, is tried again after so many seconds.
-const LATER: (i64, i64) = (1, 60);
+const LATER: (i64, i64) = (1, 15);
 /// Contests whose time has come that are looked through in one turn.
 const CONTESTS: usize = 4_096;
 
