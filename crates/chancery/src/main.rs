@@ -3,7 +3,7 @@
 //! * [`cli`]: the words of the command line
 //! * [`commands`]: what they do, one file a noun
 //! * [`client`]: the connection of a command
-//! * [`config`], [`up`], [`serve`]: the servers
+//! * [`config`], [`up`], [`serve`]: the servers; [`monitor`]: what is looked at of them
 //! * [`output`], [`failure`], [`telemetry`]: what is printed, how it ends, what is logged
 
 // Nobody links to a binary: `pub` says what a module offers to the others here.
@@ -27,6 +27,7 @@ mod config;
 mod failure;
 mod files;
 mod material;
+mod monitor;
 mod output;
 mod progress;
 mod serve;

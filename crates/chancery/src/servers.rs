@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use lifecycle::names::Slug;
 
 use crate::config::{Config, Role};
+use crate::monitor::Monitor;
 
 /// The name of the control node, in the log and of its nats-server.
 pub const NODE: &str = "control-1";
@@ -47,7 +49,10 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
         config.is(Role::Nats) == config.is(Role::Control),
         "the roles nats and control run in one process for now: name both, or neither"
     );
-    let metrics = metrics(&config, &state)?;
+    let (monitor, metrics) = match monitor(&config, &state).await? {
+        Some((monitor, address)) => (Some(monitor), Some(address)),
+        None => (None, None),
+    };
     let control = match config.is(Role::Control) {
         true => Some(tokio::select! {
             started = control::Control::start(control_config(&config, &state)?) => started.context("starting the control plane")?,
@@ -55,6 +60,9 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
         }),
         false => None,
     };
+    if let (Some(monitor), Some(control)) = (&monitor, &control) {
+        monitor.control(Arc::clone(&control.monitor));
+    }
     let started = tokio::select! {
         started = edges(&config, &state, control.as_ref()) => started,
         () = end.asked() => {
@@ -63,7 +71,13 @@ pub async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
         }
     };
     let (edges, error) = match started {
-        Ok(edges) => (edges, None),
+        Ok(edges) => {
+            if let Some(monitor) = &monitor {
+                let name = |region: &Slug, edge: &edge::Edge| format!("{region}/{}", edge.name());
+                monitor.edges(edges.iter().map(|(r, e)| (name(r, e), e.monitor())));
+            }
+            (edges, None)
+        }
         Err(error) => (Vec::new(), Some(error)),
     };
     if error.is_none() {
@@ -278,29 +292,37 @@ async fn edges(
     Ok(edges)
 }
 
-fn metrics(config: &Config, state: &Path) -> anyhow::Result<Option<SocketAddr>> {
+/// Where the process can be looked at. A free port that was chosen once stays the same in this state.
+async fn monitor(
+    config: &Config,
+    state: &Path,
+) -> anyhow::Result<Option<(Arc<Monitor>, SocketAddr)>> {
     let Some(metrics) = &config.metrics else {
         return Ok(None);
     };
     let mut listen = metrics.listen;
     let path = state.join("metrics.port");
-    if listen.port() == 0 {
-        let kept = fs::read_to_string(&path)
+    let free = listen.port() == 0;
+    if free
+        && let Some(port) = fs::read_to_string(&path)
             .ok()
-            .and_then(|text| text.trim().parse().ok());
-        let port = match kept {
-            Some(port) => port,
-            // The exporter does not tell which port it got, so one is looked for first.
-            None => std::net::TcpListener::bind(listen)?.local_addr()?.port(),
-        };
-        fs::write(&path, port.to_string())?;
+            .and_then(|text| text.trim().parse().ok())
+    {
         listen.set_port(port);
     }
-    metrics_exporter_prometheus::PrometheusBuilder::new()
-        .with_http_listener(listen)
-        .install()
-        .with_context(|| format!("serving metrics on {listen}"))?;
-    Ok(Some(listen))
+    let expected = [Role::Control, Role::Edge]
+        .into_iter()
+        .filter(|role| config.is(*role))
+        .map(|role| match role {
+            Role::Edge => "edge",
+            _ => "control",
+        })
+        .collect();
+    let (monitor, address) = crate::monitor::start(listen, state, expected).await?;
+    if free {
+        fs::write(&path, address.port().to_string())?;
+    }
+    Ok(Some((monitor, address)))
 }
 
 /// The one line that says that everything listens and is up to date.
