@@ -184,6 +184,7 @@ fn command(name: &str, body: Value) -> Result<Command, Failure> {
     use serde_json::from_value as of;
     Ok(match name {
         "project.create" => of::<ask::CreateProject>(body)?.into(),
+        "project.quota-set" => of::<ask::SetQuota>(body)?.into(),
         "region.create" => of::<ask::CreateRegion>(body)?.into(),
         "resource.create" => of::<ask::CreateResource>(body)?.into(),
         "resource.delete" => of::<ask::DeleteResource>(body)?.into(),
