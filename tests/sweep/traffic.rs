@@ -93,7 +93,8 @@ impl Traffic {
         for project in PROJECTS {
             traffic.ask("platform", "project.create", json!({"project": project}));
             // Far above what a sweep adds: certificates shall come in until the end of it.
-            let quota = json!({"project": project, "certificates": 1_000_000, "per_region": 1_000_000});
+            let quota =
+                json!({"project": project, "certificates": 1_000_000, "per_region": 1_000_000});
             traffic.ask("platform", "project.quota-set", quota);
         }
         traffic
