@@ -609,3 +609,21 @@ fn every_refusal_says_what_mends_it() {
     assert_eq!(bound.refused(), "name_mismatch");
     assert_ne!(bound.json()["reasons"][0]["hint"], json!(""));
 }
+
+/// The command line never sends one, so this is what a program hears that does.
+#[test]
+fn a_key_in_the_clear_is_burnt_wherever_it_stands() {
+    let label = concat!("-----BEGIN ", "PRIVATE KEY-----");
+    for body in [
+        json!({"name": "x", "regions": ["local"], "chain": "c", "key": label}),
+        json!({"name": "x", "regions": ["local"], "chain": format!("c\n{label}\nAAAA")}),
+    ] {
+        for verb in ["add", "replace"] {
+            let body = body.to_string();
+            let refused = wire::request::parse("acme", "certificate", verb, body.as_bytes());
+            let problem = refused.expect_err("it is refused");
+            assert_eq!(problem.code.as_str(), "key_in_clear");
+            assert!(problem.reasons[0].hint.contains("chancery seal"));
+        }
+    }
+}
