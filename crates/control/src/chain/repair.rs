@@ -203,7 +203,7 @@ pub fn repair(
     let mut root = None;
     if path.len() > 1
         && let Some(&last) = path.last()
-        && all[last].self_issued()
+        && search.is_root(last)
     {
         path.pop();
         if last < count {
@@ -330,6 +330,27 @@ impl Search<'_> {
         issued
     }
 
+    /// Whether a certificate signed itself. The names alone do not tell: people give a CA the name of the leaf that it issues, and
+    /// a CA that changes its key issues a certificate to itself.
+    fn is_root(&mut self, at: usize) -> bool {
+        let certificate = &self.all[at];
+        if !certificate.self_issued() {
+            return false;
+        }
+        let place = at * self.all.len() + at;
+        if let Some(known) = self.issued[place] {
+            return known;
+        }
+        let root = if certificate.signature_can_be_checked() && self.checks > 0 {
+            self.checks -= 1;
+            certificate.is_signed_by(certificate)
+        } else {
+            true
+        };
+        self.issued[place] = Some(root);
+        root
+    }
+
     /// Which certificate of the file is the server's.
     fn leaf(&mut self, spki_of_key: Option<[u8; 32]>) -> Result<usize, Reason> {
         let unique = self.unique;
@@ -387,7 +408,7 @@ impl Search<'_> {
         self.steps += 1;
         let Some(&last) = path.last() else { return };
         self.rate(path);
-        if self.steps > MAX_STEPS || path.len() >= MAX_PATH || self.all[last].self_issued() {
+        if self.steps > MAX_STEPS || path.len() >= MAX_PATH || self.is_root(last) {
             return;
         }
         for next in 0..self.all.len() {
@@ -406,12 +427,11 @@ impl Search<'_> {
             let validity = self.all[*at].x509.validity();
             (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&self.now)
         });
-        let anchored = path.iter().any(|at| {
-            let certificate = &self.all[*at];
-            certificate.self_issued() || public_subjects().contains(certificate.issuer())
-        });
+        let anchored = path
+            .iter()
+            .any(|at| self.is_root(*at) || public_subjects().contains(self.all[*at].issuer()));
         let added = path.iter().filter(|at| **at >= self.given).count();
-        let root = path.last().is_some_and(|at| self.all[*at].self_issued());
+        let root = path.last().is_some_and(|at| self.is_root(*at));
         let rank = (
             valid,
             anchored,

@@ -345,3 +345,25 @@ fn many_of_one_name_take_little_time() {
     let _ = repair(&given, None, &given, NOW);
     assert!(begun.elapsed() < std::time::Duration::from_secs(1));
 }
+
+/// People give their CA the name of its only leaf. The names alone would make the leaf a root, and its issuer a stranger.
+#[test]
+fn a_leaf_that_is_called_like_its_ca_is_no_root() {
+    let upload = || {
+        let (ca_key, leaf_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let ca = authority("www.example.com");
+        let ca_der = ca.self_signed(&ca_key).unwrap().der().clone();
+        let leaf = server("www.example.com")
+            .signed_by(&leaf_key, &Issuer::new(ca, ca_key))
+            .unwrap()
+            .der()
+            .clone();
+        (leaf, ca_der)
+    };
+    let ((_, former), (leaf, ca)) = (upload(), upload());
+    for known in [&[][..], &[former][..]] {
+        let repaired = repair(&[leaf.clone(), ca.clone()], None, known, NOW).unwrap();
+        assert_eq!(repaired.chain, [leaf.clone()]);
+        assert_eq!(repaired.root.as_ref(), Some(&ca), "{:?}", repaired.repairs);
+    }
+}
