@@ -877,7 +877,7 @@ pub enum Events {
 pub enum Audit {
     /// Pull the whole log and check its hashes, gaps, order and signed tree here
     #[command(
-        after_help = "Examples:\n  chancery audit verify --json\n  chancery audit verify --since last-year.checkpoint --key log.vkey"
+        after_help = "Example:\n  chancery audit verify --json\n  chancery audit verify --since last-year.checkpoint --key log.vkey"
     )]
     Verify {
         /// A checkpoint that was kept: the log must begin with what it covers. Can be repeated
