@@ -363,7 +363,7 @@ fn a_leaf_that_is_called_like_its_ca_is_no_root() {
     let ((_, former), (leaf, ca)) = (upload(), upload());
     for known in [&[][..], &[former][..]] {
         let repaired = repair(&[leaf.clone(), ca.clone()], None, known, NOW).unwrap();
-        assert_eq!(repaired.chain, [leaf.clone()]);
+        assert_eq!(repaired.chain, std::slice::from_ref(&leaf));
         assert_eq!(repaired.root.as_ref(), Some(&ca), "{:?}", repaired.repairs);
     }
 }
