@@ -10,6 +10,7 @@ mod forms;
 mod guards;
 mod hostile;
 mod import;
+mod monitor;
 mod path;
 mod queue;
 mod quotas;
