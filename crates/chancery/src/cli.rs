@@ -144,7 +144,7 @@ pub enum Command {
     Audit(Audit),
     /// Copy everything that the control plane knows into a folder, keys sealed, while it runs (operator)
     #[command(
-        after_help = "Once more into the same folder, only what is new is copied. The root key is not in it.\n\nExamples:\n  chancery backup /backup/chancery\n  chancery backup --verify /backup/chancery"
+        after_help = "Once more into the same folder, only what is new is copied. The root key is not in it.\n\nExample:\n  chancery backup /backup/chancery\n  chancery backup --verify /backup/chancery"
     )]
     Backup(Backup),
     /// Make a state folder out of a backup
@@ -899,7 +899,7 @@ pub enum Audit {
     },
     /// Have the log as it is now signed, to be kept elsewhere
     #[command(
-        after_help = "Examples:\n  chancery audit checkpoint --out 2026-11.checkpoint\n  chancery audit checkpoint --since 2026-10.checkpoint --key log.vkey"
+        after_help = "Example:\n  chancery audit checkpoint --out 2026-11.checkpoint\n  chancery audit checkpoint --since 2026-10.checkpoint --key log.vkey"
     )]
     Checkpoint {
         /// The file to write; stdout unless told
@@ -914,7 +914,7 @@ pub enum Audit {
     },
     /// Prove one event to others, or check such a proof, which needs no connection
     #[command(
-        after_help = "Examples:\n  chancery audit proof 1042 --out 1042.tlog-proof\n  chancery audit proof --verify 1042.tlog-proof --key log.vkey"
+        after_help = "Example:\n  chancery audit proof 1042 --out 1042.tlog-proof\n  chancery audit proof --verify 1042.tlog-proof --key log.vkey"
     )]
     Proof {
         /// The event: its sequence, with a project its projectseq
