@@ -146,11 +146,7 @@ fn describe(expected: &[&'static str]) {
         Unit::Count,
         "File descriptors that this process may have open."
     );
-    describe_gauge!(
-        "process_threads",
-        Unit::Count,
-        "Threads of this process."
-    );
+    describe_gauge!("process_threads", Unit::Count, "Threads of this process.");
     describe_gauge!(
         "process_start_time_seconds",
         Unit::Seconds,
@@ -178,14 +174,14 @@ impl Monitor {
     /// Whether the process is ready, and the document that says so.
     fn health(&self) -> (bool, Value) {
         let mut roles = Vec::new();
-        let starting = |role: &str| json!({"role": role, "ready": false, "why": ["it is starting"]});
+        let starting =
+            |role: &str| json!({"role": role, "ready": false, "why": ["it is starting"]});
         for role in &self.roles.expected {
             match (*role, self.roles.control.get(), self.roles.edges.get()) {
                 ("control", Some(control), _) => {
                     let health = control.health();
-                    roles.push(
-                        json!({"role": "control", "ready": health.ready, "why": health.why}),
-                    );
+                    roles
+                        .push(json!({"role": "control", "ready": health.ready, "why": health.why}));
                 }
                 ("edge", _, Some(edges)) => {
                     for (name, edge) in edges {
@@ -212,9 +208,10 @@ impl Monitor {
         }
         let (_, health) = self.health();
         for role in &self.roles.expected {
-            let ready = health["roles"]
-                .as_array()
-                .is_some_and(|all| all.iter().all(|of| of["role"] != *role || of["ready"] == true));
+            let ready = health["roles"].as_array().is_some_and(|all| {
+                all.iter()
+                    .all(|of| of["role"] != *role || of["ready"] == true)
+            });
             gauge!("chancery_role_ready", "role" => *role).set(f64::from(u8::from(ready)));
         }
         if let Ok(disk) = rustix::fs::statvfs(&self.state) {

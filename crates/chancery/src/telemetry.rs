@@ -107,7 +107,11 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = Map::new();
-        for span in context.event_scope().into_iter().flat_map(|s| s.from_root()) {
+        for span in context
+            .event_scope()
+            .into_iter()
+            .flat_map(|s| s.from_root())
+        {
             let extensions = span.extensions();
             // A span whose fields cannot be read again loses them, and no line is lost for it.
             if let Some(fields) = extensions.get::<FormattedFields<N>>()
@@ -200,7 +204,13 @@ mod tests {
             tracing::info!("before");
             outer.record("correlation", tracing::field::display("id \"7\""));
             tracing::info_span!("inner", n = 2).in_scope(|| {
-                tracing::warn!(level = "mine", quoted = "a\nb", ok = true, ms = 3_u64, "after");
+                tracing::warn!(
+                    level = "mine",
+                    quoted = "a\nb",
+                    ok = true,
+                    ms = 3_u64,
+                    "after"
+                );
             });
         });
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();

@@ -525,8 +525,8 @@ impl Monitor {
         if let Some(halted) = observed.halted {
             why.push(format!("the registrar halted: {halted}"));
         }
-        let doors = self.doors.iter().filter_map(|(_, door)| door.get());
-        if !doors.map(bus::door::Door::is_open).all(|open| open) {
+        let mut doors = self.doors.iter().filter_map(|(_, door)| door.get());
+        if !doors.all(bus::door::Door::is_open) {
             why.push("the door is not open".to_owned());
         }
         let probe = lock(&self.probe);
@@ -718,7 +718,12 @@ fn sample_door(name: &'static str, door: &bus::door::Door) {
     gauge!("chancery_door_open", "door" => name).set(flag(door.is_open()));
     gauge!("chancery_door_in_flight_requests", "door" => name).set(counts.in_flight as f64);
     gauge!("chancery_door_in_flight_bytes", "door" => name).set(counts.in_flight_bytes as f64);
-    for (kind, number) in counts.accepted {
+    let kinds: &[&'static str] = match name {
+        "edges" => &["edge"],
+        _ => &["cmd", "queue", "query"],
+    };
+    for &kind in kinds {
+        let number = counts.accepted.get(kind).copied().unwrap_or(0);
         counter!("chancery_door_accepted_total", "door" => name, "kind" => kind).absolute(number);
     }
     for code in DOOR_CODES {
@@ -783,4 +788,3 @@ fn now() -> i64 {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
