@@ -28,7 +28,9 @@ use wire::answer::{Accepted, Answer, Happened, Problem};
 use wire::envelope::{CommandRef, Envelope, INTERNAL_SPACE};
 
 use crate::rate::{Buckets, Rate};
-use crate::tables::{Applier, ApplyError, Tables, fatal, ledger_changes, objects_of};
+use crate::tables::{
+    Applier, ApplyError, Tables, await_the_end, fatal, ledger_changes, objects_of,
+};
 
 /// Most commands in one batch.
 const COMMANDS_MAX: usize = 256;
@@ -220,7 +222,7 @@ impl Registrar {
         match rx.recv() {
             Ok(result) => result,
             // Only when the runtime is being torn down, at the end of the process.
-            Err(_) => fatal("the registrar lost its runtime", &"shut down"),
+            Err(_) => await_the_end("the registrar"),
         }
     }
 

@@ -19,6 +19,13 @@ pub fn fatal(what: &str, error: &dyn std::fmt::Display) -> ! {
     std::process::exit(70)
 }
 
+/// For an actor's thread whose runtime is gone: the process is about to end by itself, with the exit status of whoever ended it.
+/// Nothing can be done meanwhile, and ending it from here would turn an orderly end into a failed one.
+pub fn await_the_end(what: &str) -> ! {
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    fatal(what, &"its runtime is gone and the process did not end")
+}
+
 /// The tables as of one short read transaction.
 pub struct Tables(pub Snapshot);
 

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use keyring::{PrivateKey, SealedBlob, Vault as Keyring, VaultError};
 
-use crate::tables::fatal;
+use crate::tables::await_the_end;
 
 /// How many requests may wait.
 pub const MAILBOX: usize = 2_048;
@@ -82,7 +82,7 @@ impl Core {
             let _ = tx.send(future.await);
         });
         rx.recv()
-            .unwrap_or_else(|_| fatal("the vault lost its runtime", &"shut down"))
+            .unwrap_or_else(|_| await_the_end("the vault"))
     }
 
     fn catch_up(&mut self) -> Result<(), Error> {
