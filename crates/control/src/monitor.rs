@@ -552,12 +552,9 @@ impl Monitor {
         gauge!("chancery_log_head").set(self.ledger.head().sequence as f64);
         let now = now();
         for (kind, table) in OWED {
-            let rows = tables.scan(table, &[], None, OWED_MAX);
-            let owed = match kind {
-                // These tables begin with the time at which something is owed.
-                "warning" | "expiry" => rows.iter().take_while(|row| due(row) <= now).count(),
-                _ => rows.len(),
-            };
+            // These tables begin with the time at which something is owed, and hold what is owed in a year too.
+            let timed = matches!(kind, "warning" | "expiry");
+            let owed = owed(&tables, table, |row| !timed || due(row) <= now);
             gauge!("chancery_owed", "kind" => kind).set(owed as f64);
         }
         gauge!("chancery_owed", "kind" => "queue").set(lock(&self.probe).queued as f64);
@@ -696,6 +693,22 @@ impl Monitor {
             after = rows.last().map(|(key, _)| key.clone());
         }
     }
+}
+
+/// How many rows a table begins with that are owed, up to [`OWED_MAX`].
+fn owed(tables: &Tables, table: Table, is_owed: impl Fn(&Row) -> bool) -> usize {
+    let mut number = 0;
+    let mut after: Option<Vec<u8>> = None;
+    while number < OWED_MAX {
+        let rows = tables.scan(table, &[], after.as_deref(), PAGE);
+        let owed = rows.iter().take_while(|row| is_owed(row)).count();
+        number += owed;
+        if owed < PAGE {
+            break;
+        }
+        after = rows.last().map(|(key, _)| key.clone());
+    }
+    number
 }
 
 /// The version of a living server certificate whose end matters: an older one that ends has been replaced.
