@@ -519,6 +519,9 @@ fn what_is_asked_for_exists_and_does_not_grow_with_tenants() {
         1.0
     );
     assert_eq!(counted("chancery_role_ready", &[]), 2.0);
+    // An edge's reports ask for no answer, so they are none that went without.
+    assert!(counted("chancery_door_accepted_total", &[("kind", "edge")]) >= 1.0);
+    assert_eq!(counted("chancery_door_unanswered_total", &[]), 0.0);
     assert!(counted("process_resident_memory_bytes", &[]) > 1e6);
     assert!(counted("process_start_time_seconds", &[]) > 1.7e9);
     assert!(counted("process_open_fds", &[]) > 10.0);

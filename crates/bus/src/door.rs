@@ -287,7 +287,7 @@ pub struct Counts {
     pub accepted: BTreeMap<&'static str, u64>,
     /// Refusals, by code.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Requests whose responder was dropped without an answer.
+    /// Requests whose asker waited for an answer, and whose responder was dropped without one.
     pub unanswered: u64,
     /// Answers that were not written because the connection was gone or the asker named no reply subject.
     pub undelivered: u64,
@@ -474,7 +474,8 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if let Some(flight) = &self.flight {
+        // Whoever names no reply subject, an edge that reports for instance, waits for nothing.
+        if let (Some(flight), true) = (&self.flight, self.reply.is_some()) {
             flight.shared.counts().unanswered += 1;
         }
     }
