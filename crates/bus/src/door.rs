@@ -287,7 +287,7 @@ pub struct Counts {
     pub accepted: BTreeMap<&'static str, u64>,
     /// Refusals, by code.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Requests whose asker waited for an answer, and whose responder was dropped without one.
+    /// Requests whose responder was dropped without an answer.
     pub unanswered: u64,
     /// Answers that were not written because the connection was gone or the asker named no reply subject.
     pub undelivered: u64,
@@ -409,6 +409,11 @@ impl Responder {
         self.send(&[("Content-Type", "application/json")], body);
     }
 
+    /// Ends a request that by its kind has no answer, such as an edge's report.
+    pub fn silent(mut self) {
+        self.flight = None;
+    }
+
     /// Answers with a problem document, whose status and title micro-service clients read from headers.
     /// Characters that a header cannot hold are left out of the title.
     pub fn problem(self, status: u16, title: &str, body: &[u8]) {
@@ -474,8 +479,7 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        // Whoever names no reply subject, an edge that reports for instance, waits for nothing.
-        if let (Some(flight), true) = (&self.flight, self.reply.is_some()) {
+        if let Some(flight) = &self.flight {
             flight.shared.counts().unanswered += 1;
         }
     }

@@ -410,6 +410,7 @@ impl Handler<EdgeRequest> for Distribution {
                     }
                     self.shared.edges.note(region, edge, report);
                 }
+                request.responder.silent();
             }
             "sync" | "chunk" => {
                 let Some(turn) = self.requests.try_take(&(region, edge)) else {
