@@ -568,7 +568,7 @@ fn put_claim<R: Read>(state: &mut Overlay<'_, R>, at: &At<'_>, mut claim: Claim)
     let waits = key::pair(&claim.project, &claim.host);
     // Only what changed is written: most changes of a claim leave its proof alone.
     let waiting = claim.status == ClaimStatus::Pending;
-    if waiting != state.get(Table::Pending, &waits).is_some() || claim.added == at.sequence {
+    if claim.added == at.sequence || waiting != state.get(Table::Pending, &waits).is_some() {
         if waiting {
             state.put(Table::Pending, waits, &claim.added);
         } else {
@@ -776,8 +776,10 @@ fn add_version<R: Read>(
             state.mark(Table::Cover, cover.clone());
             state.mark(Table::CoverEver, cover);
         }
-        use_key(state, &certificate.project, facts.spki, 1);
-        end_csr(state, &certificate.project, facts.spki);
+        // A key that nobody used before has no signing request either: most uploads need no look.
+        if use_key(state, &certificate.project, facts.spki, 1) > 1 {
+            end_csr(state, &certificate.project, facts.spki);
+        }
     }
     state.mark(Table::Unverified, key::version(certificate.id, version));
     state.mark(
@@ -856,10 +858,13 @@ fn change_version<R: Read>(
     put_certificate(state, at, certificate);
 }
 
-fn use_key<R: Read>(state: &mut Overlay<'_, R>, project: &Slug, spki: Digest, by: i32) {
+/// Counts the users of a key; gives how many there are now.
+fn use_key<R: Read>(state: &mut Overlay<'_, R>, project: &Slug, spki: Digest, by: i32) -> u32 {
     let row = key::spki(project, spki);
-    if let Some(mut sealed) = state.row::<Key>(Table::Key, &row) {
-        sealed.users = sealed.users.saturating_add_signed(by);
-        state.put(Table::Key, row, &sealed);
-    }
+    let Some(mut sealed) = state.row::<Key>(Table::Key, &row) else {
+        return 0;
+    };
+    sealed.users = sealed.users.saturating_add_signed(by);
+    state.put(Table::Key, row, &sealed);
+    sealed.users
 }
