@@ -924,7 +924,12 @@ pub enum Audit {
         #[arg(long, value_name = "FILE", conflicts_with = "verify")]
         out: Option<PathBuf>,
         /// A proof to check
-        #[arg(long, value_name = "FILE", conflicts_with = "sequence", requires = "key")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            conflicts_with = "sequence",
+            requires = "key"
+        )]
         verify: Option<PathBuf>,
         /// The log's verifier key, or a file that holds it
         #[arg(long, value_name = "VKEY")]

@@ -142,8 +142,11 @@ pub fn read_upload(text: &[u8], kind: CertificateKind) -> Result<Upload, Reason>
         }
     }
     if chain.is_empty() {
-        let (code, message, hint) =
-            other.unwrap_or((Code::NoCertificate, "The file holds no certificate.", CHAIN_HINT));
+        let (code, message, hint) = other.unwrap_or((
+            Code::NoCertificate,
+            "The file holds no certificate.",
+            CHAIN_HINT,
+        ));
         return Err(Reason::new(code, message, hint));
     }
     Ok(Upload {
@@ -169,7 +172,8 @@ pub fn read_key(text: &[u8]) -> Result<PrivateKey, Reason> {
                 if block.encrypted.is_some() {
                     return Err(key_reason(&keyring::KeyError::Encrypted));
                 }
-                let read = PrivateKey::from_pem(label, &block.decode()?).map_err(|e| key_reason(&e))?;
+                let read =
+                    PrivateKey::from_pem(label, &block.decode()?).map_err(|e| key_reason(&e))?;
                 if key.replace(read).is_some() {
                     return Err(Reason::new(
                         Code::KeyUnexpected,

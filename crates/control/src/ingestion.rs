@@ -569,9 +569,7 @@ fn with_repairs(mut answer: Answer, repairs: &[chain::repair::Repair]) -> Answer
     if let Answer::Accepted(accepted) = &mut answer
         && !repairs.is_empty()
     {
-        accepted
-            .more
-            .insert("repairs".to_owned(), json!(repairs));
+        accepted.more.insert("repairs".to_owned(), json!(repairs));
     }
     answer
 }

@@ -492,14 +492,7 @@ impl Control {
         .await?;
         let _ = door_seen.set(door);
         let _ = edge_door_seen.set(edge_door);
-        Ok((
-            operator_creds,
-            ledger,
-            edges,
-            ingestion,
-            monitor,
-            wake,
-        ))
+        Ok((operator_creds, ledger, edges, ingestion, monitor, wake))
     }
 
     /// A one-time token for an edge of this process.
@@ -623,11 +616,7 @@ async fn next_operator(
     path: &Path,
 ) -> Result<(), Error> {
     let platform = Slug::platform();
-    let taken = |name: &str| {
-        Tables::of(ledger)
-            .access(platform.as_str(), name)
-            .is_some()
-    };
+    let taken = |name: &str| Tables::of(ledger).access(platform.as_str(), name).is_some();
     let name = (2_u32..)
         .map(|n| format!("{OPERATOR}-{n}"))
         .find(|name| !taken(name))

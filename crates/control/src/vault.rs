@@ -81,8 +81,7 @@ impl Core {
         self.runtime.spawn(async move {
             let _ = tx.send(future.await);
         });
-        rx.recv()
-            .unwrap_or_else(|_| await_the_end("the vault"))
+        rx.recv().unwrap_or_else(|_| await_the_end("the vault"))
     }
 
     fn catch_up(&mut self) -> Result<(), Error> {

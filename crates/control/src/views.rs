@@ -16,9 +16,7 @@ use lifecycle::history;
 use lifecycle::names::{Host, PLATFORM, Slug};
 use lifecycle::rejection::Code;
 use lifecycle::selection::{self, Candidate, Mode};
-use lifecycle::state::{
-    self, Claim, ClaimStatus, Resource, Served, State, key,
-};
+use lifecycle::state::{self, Claim, ClaimStatus, Resource, Served, State, key};
 use lifecycle::store::{Parts, Read, Table, decode};
 use wire::answer::Problem;
 use wire::envelope::{Position, micros, rfc3339, rfc3339_micros};
@@ -125,8 +123,12 @@ impl Views {
             {
                 return Err(Problem::new(
                     Code::Unauthorized,
-                    format!("this needs all of an operator's rights, or the right query.{view} by its name"),
-                    format!("`chancery access create NAME --project platform --right query.{view} --out FILE`"),
+                    format!(
+                        "this needs all of an operator's rights, or the right query.{view} by its name"
+                    ),
+                    format!(
+                        "`chancery access create NAME --project platform --right query.{view} --out FILE`"
+                    ),
                 ));
             }
             Some(_) if asker.operator || asker.project == *project => {}
@@ -766,9 +768,7 @@ fn compare(ledger: &Ledger, folder: &std::path::Path) -> Result<Value, String> {
     };
     // The tree belongs to what a replay gives again: its hashes and its root.
     let tree = live.tree().map_err(|e| text(&e))?;
-    let of_tree = live
-        .first_tree_difference(&rebuilt)
-        .map_err(|e| text(&e))?;
+    let of_tree = live.first_tree_difference(&rebuilt).map_err(|e| text(&e))?;
     let same_tree = of_tree.is_none() && tree == rebuilt.tree().map_err(|e| text(&e))?;
     Ok(json!({
         "identical": identical && same_tree,

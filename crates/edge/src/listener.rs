@@ -199,7 +199,8 @@ impl Server {
         let (failed, reason) = match handshake {
             Ok(Ok((stream, session, opened))) => {
                 let (_, tls) = stream.get_ref();
-                self.meters.shaken(tls.protocol_version(), started.elapsed());
+                self.meters
+                    .shaken(tls.protocol_version(), started.elapsed());
                 let tls = Arc::new(describe(tls, &session, &opened));
                 drop(opened);
                 let http = if tls.alpn == Some("h2") {
