@@ -20,6 +20,9 @@ use crate::tables::Tables;
 const JUMP: Duration = Duration::from_secs(3_600);
 /// Due times that are worked off in one turn.
 const TURN: usize = 256;
+/// Warnings that are asked for in one turn, that is in a second: each may cost milliseconds of the registrar's time, which all
+/// share. Sixteen a second are more than a million a day.
+const WARNINGS: usize = 16;
 
 /// The actor.
 pub struct Clock {
@@ -90,7 +93,7 @@ impl Clock {
     /// Warnings that are due. Each has one row, of its next stage, so that a clock which was away for long warns once of each
     /// certificate and not once for each stage; a turn's bound spreads what has gathered.
     fn warn(&self) {
-        for (row, version) in Tables::of(&self.ledger).scan(Table::Warning, &[], None, TURN) {
+        for (row, version) in Tables::of(&self.ledger).scan(Table::Warning, &[], None, WARNINGS) {
             let mut parts = Parts::of(&row);
             let due = i64::try_from(parts.number()).unwrap_or(i64::MAX);
             if due > now() {

@@ -3,14 +3,16 @@
 //! Pure: time, sequence and asker come in with [`Context`]. Every accepted command gives at least one event, so that the
 //! same command, asked again, can be found in the log; none gives more than [`EVENTS_MAX`].
 
+mod budget;
 mod contest;
 mod custody;
 mod quota;
 mod warning;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use budget::{Enough, Reader};
 pub use quota::CSRS_MAX;
 pub use warning::WARNED_NAMED;
 
@@ -44,6 +46,8 @@ pub const NAMES_MAX: usize = 250;
 pub const NAMES_BYTES_MAX: usize = 32 * 1_024;
 /// Most certificates in a chain.
 pub const CHAIN_MAX: usize = 16;
+/// The name of the operator that a log begins with.
+const FIRST_OPERATOR: &str = "operator";
 /// Most rights of one user.
 const RIGHTS_MAX: usize = 32;
 /// Most reasons kept of a failed verification.
@@ -411,6 +415,30 @@ impl<R: Read> Decider<'_, R> {
         )])
     }
 
+    /// Whether the asker may let private keys go: who could hand out this right without having it would have it.
+    fn may_give_keys(&self) -> Result<(), Rejection> {
+        let asker = &self.context.asker;
+        let record = self
+            .state
+            .access(asker.project.as_str(), asker.actor.as_str());
+        let has = record.is_none_or(|access| {
+            access.rights.iter().any(|right| right == rights::EXPORT)
+                // Logs that began before there was this right have it nowhere: their first operator gives it.
+                || (asker.project.is_platform() && asker.actor == FIRST_OPERATOR)
+        });
+        if has {
+            return Ok(());
+        }
+        no(
+            Code::Unauthorized,
+            format!(
+                "only an operator with the right {} may do this",
+                rights::EXPORT
+            ),
+            "ask an operator who has it; `chancery access list --project platform` tells who",
+        )
+    }
+
     fn create_access(&self, c: &CreateAccess) -> Decision {
         self.living_project(&c.project)?;
         if self
@@ -454,6 +482,9 @@ impl<R: Read> Decider<'_, R> {
                     "",
                 );
             }
+        }
+        if c.rights.iter().any(|right| right == rights::EXPORT) {
+            self.may_give_keys()?;
         }
         let rights = if c.rights.is_empty() {
             rights::member()
@@ -803,31 +834,17 @@ impl<R: Read> Decider<'_, R> {
     /// Refuses to demand public trust where hosts that are served now would have nothing left: the first
     /// [`DARK_NAMED`] among those that are looked at.
     fn publicly_trusted(&self, resource: &Resource) -> Result<(), Rejection> {
-        let attached = self.state.scan(
-            Table::Attachment,
-            &state::key::resource(resource.id),
-            None,
-            PAGE,
-        );
-        let mut dark = Vec::new();
-        for (row, _) in &attached {
-            let Ok(host) = Host::parse(Parts::of(&row[8..]).text()) else {
-                continue;
-            };
-            let goes_dark = resource.regions.iter().any(|region| {
-                ranking(self.state, &host, region.as_str()).is_some_and(|(served, ranked)| {
-                    let usable = |c: &&selection::Candidate| c.usable(self.now());
-                    served.resource == Some(resource.id)
-                        && ranked.iter().any(|c| usable(&c))
-                        && !ranked.iter().any(|c| usable(&c) && c.public)
-                })
-            });
-            if goes_dark && dark.len() < DARK_NAMED {
-                dark.push(host);
-            }
+        let mut dark: Vec<Host> = Vec::new();
+        let complete = self.look_for_private(resource, &mut dark).is_ok();
+        if dark.is_empty() && complete {
+            return Ok(());
         }
         if dark.is_empty() {
-            return Ok(());
+            return no(
+                Code::ChainUntrusted,
+                "so many hosts are attached to it that not all could be looked at: some may have no publicly trusted certificate",
+                "make another resource that demands it, and attach the hosts to that one",
+            );
         }
         no(
             Code::ChainUntrusted,
@@ -837,6 +854,44 @@ impl<R: Read> Decider<'_, R> {
             ),
             "add publicly trusted certificates for them first",
         )
+    }
+
+    /// Finds hosts of a resource that are served now, and by nothing that is publicly trusted.
+    fn look_for_private(&self, resource: &Resource, dark: &mut Vec<Host>) -> Result<(), Enough> {
+        let mut reader = Reader::new(self.state, self.project(), DARK_SCAN);
+        let prefix = state::key::resource(resource.id);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .state
+                .scan(Table::Attachment, &prefix, after.as_deref(), PAGE);
+            for (row, _) in &page {
+                reader.spend(1)?;
+                let Ok(host) = Host::parse(Parts::of(&row[8..]).text()) else {
+                    continue;
+                };
+                for region in &resource.regions {
+                    let Some((served, ranked)) = reader.ranking(&host, region.as_str())? else {
+                        continue;
+                    };
+                    let usable = |c: &selection::Candidate| c.usable(self.now());
+                    if served.resource == Some(resource.id)
+                        && ranked.iter().any(usable)
+                        && !ranked.iter().any(|c| usable(c) && c.public)
+                    {
+                        dark.push(host);
+                        if dark.len() >= DARK_NAMED {
+                            return Err(Enough);
+                        }
+                        break;
+                    }
+                }
+            }
+            match page.last() {
+                Some((row, _)) if page.len() == PAGE => after = Some(row.clone()),
+                _ => return Ok(()),
+            }
+        }
     }
 
     fn delete_resource(&self, c: &DeleteResource) -> Decision {
@@ -953,10 +1008,11 @@ impl<R: Read> Decider<'_, R> {
         let mut events: Vec<Event> = vec![DomainAdded { host: host.clone() }.into()];
         if self.context.asker.operator {
             // An operator's word is the proof, but never against a project that holds the host.
-            if let Some(holder) = self.state.holder(host.as_str()) {
+            if self.state.holder(host.as_str()).is_some() {
                 return no(
                     Code::DomainClaimed,
-                    format!("project {holder} holds this host"),
+                    // A rejection stands in this project's log, which must not name another tenant.
+                    "another project holds this host",
                     "`chancery domain prove --force` moves it once it was added by a user of the project",
                 );
             }
@@ -1011,9 +1067,12 @@ impl<R: Read> Decider<'_, R> {
                         "--force moves it to this project",
                     );
                 }
-                // What another project's proof had begun ends with the former holder's claim.
                 // First the former holder lets go, then the new one holds: in this order at no sequence two hold it.
+                let held = self.state.claim(host.as_str(), holder.as_str());
                 events.push((holder, DomainMoved { host: host.clone() }.into()));
+                // What another project's proof had begun ends with the claim that it was against.
+                let freed = held.map(|held| self.freed(&held)).unwrap_or_default();
+                events.extend(freed.into_iter().filter(|(to, _)| *to != c.project));
             }
             _ => {}
         }
@@ -1203,6 +1262,7 @@ impl<R: Read> Decider<'_, R> {
         check_expect(c.expect, claim.revision)?;
         let mut events = self.here([DomainReleased { host }.into()]);
         events.extend(self.relieved(&claim));
+        events.extend(self.freed(&claim));
         Ok(events)
     }
 
@@ -1570,8 +1630,7 @@ impl<R: Read> Decider<'_, R> {
             regions,
             leaves,
             dark: Vec::new(),
-            left: DARK_SCAN,
-            wildcards: BTreeMap::new(),
+            reader: Reader::new(self.state, self.project(), DARK_SCAN),
         };
         let complete = search.run().is_ok();
         (search.dark, complete)
@@ -1693,14 +1752,9 @@ struct Search<'a, R> {
     leaves: &'a dyn Fn(u32) -> bool,
     /// What was found.
     dark: Vec<Host>,
-    /// How many more rows may be read.
-    left: usize,
-    /// The certificates of a wildcard, which the hosts below it share.
-    wildcards: BTreeMap<String, Rc<Vec<Certificate>>>,
+    /// What may still be read.
+    reader: Reader<'a, R>,
 }
-
-/// A search ended early: enough was found, or too much was read.
-struct Enough;
 
 impl<R: Read> Search<'_, R> {
     fn run(&mut self) -> Result<(), Enough> {
@@ -1736,8 +1790,7 @@ impl<R: Read> Search<'_, R> {
     }
 
     fn read(&mut self, rows: usize) -> Result<(), Enough> {
-        self.left = self.left.checked_sub(rows).ok_or(Enough)?;
-        Ok(())
+        self.reader.spend(rows)
     }
 
     fn found(&mut self, host: &Host) -> Result<(), Enough> {
@@ -1752,16 +1805,7 @@ impl<R: Read> Search<'_, R> {
     }
 
     fn covering(&mut self, name: &str) -> Result<Rc<Vec<Certificate>>, Enough> {
-        if let Some(known) = self.wildcards.get(name).cloned() {
-            self.read(known.len())?;
-            return Ok(known);
-        }
-        let read = Rc::new(self.decider.state.covering(self.decider.project(), name));
-        self.read(1 + read.len())?;
-        if name.starts_with("*.") {
-            self.wildcards.insert(name.to_owned(), Rc::clone(&read));
-        }
-        Ok(read)
+        self.reader.covering(name)
     }
 
     /// The regions in which something usable for this name stays.

@@ -464,6 +464,13 @@ pub mod key {
             .text(project)
             .done()
     }
+    /// The claims that are to take a host over at a time.
+    pub fn contest_of(until: i64, host: &str) -> Vec<u8> {
+        RowKey::new()
+            .number(u64::try_from(until).unwrap_or(0))
+            .text(host)
+            .done()
+    }
     /// Who names a SAN.
     pub fn cover(project: &Slug, name: &str, id: CertificateId) -> Vec<u8> {
         RowKey::new().text(project).text(name).number(id.0).done()

@@ -158,8 +158,12 @@ impl Prover {
             for (sequence, bytes) in page {
                 *seen = sequence;
                 // Most events are of no interest here; only the names of the others are read.
-                let interesting =
-                    |p: Position| matches!(p.name.as_str(), "domain.added" | "domain.released");
+                let interesting = |p: Position| {
+                    matches!(
+                        p.name.as_str(),
+                        "domain.added" | "domain.released" | "domain.contest-lapsed"
+                    )
+                };
                 if !Position::of(&bytes).is_ok_and(interesting) {
                     continue;
                 }
@@ -169,6 +173,11 @@ impl Prover {
                 match &envelope.event {
                     Event::DomainAdded(added) => {
                         let key = (envelope.project.clone(), added.host.clone());
+                        let _ = lock(&self.0.agenda).put(key, 0, AGENDA_MAX);
+                    }
+                    // Whoever held it may have let it go: if the proof still stands, the host need not be dark for an hour.
+                    Event::DomainContestLapsed(lapsed) => {
+                        let key = (envelope.project.clone(), lapsed.host.clone());
                         let _ = lock(&self.0.agenda).put(key, 0, AGENDA_MAX);
                     }
                     Event::DomainReleased(released) => {

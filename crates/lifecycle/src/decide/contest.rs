@@ -12,8 +12,10 @@ use crate::event::{
 use crate::names::{Host, Slug};
 use crate::rejection::{Code, Rejection};
 use crate::state::{Claim, ClaimStatus, State};
-use crate::store::Read;
+use crate::store::{Parts, Read, Table};
 
+/// Most claimants of one contest. There is one; a bound all the same.
+const CLAIMANTS_MAX: usize = 16;
 /// Longest time for which a holder is served after another project's proof, in seconds: a year.
 const GRACE_MAX: u64 = 365 * 86_400;
 
@@ -136,6 +138,26 @@ impl<R: Read> Decider<'_, R> {
         let mut events = vec![(self.project().clone(), lapsed())];
         events.extend(holder.map(|holder| (holder, lapsed())));
         events
+    }
+
+    /// The claimants that a holder's claim kept waiting, when it goes: nothing is scheduled for them any more, so that whoever
+    /// still has its proof in the zone is proven at the next look, which follows at once.
+    pub(super) fn freed(&self, held: &Claim) -> Vec<super::Decided> {
+        let Some(until) = held.contested else {
+            return Vec::new();
+        };
+        let prefix = crate::state::key::contest_of(until, held.host.as_str());
+        self.state
+            .scan(Table::Contest, &prefix, None, CLAIMANTS_MAX)
+            .iter()
+            .filter_map(|(row, _)| Slug::name(Parts::of(&row[prefix.len()..]).text()).ok())
+            .map(|claimant| {
+                let lapsed = DomainContestLapsed {
+                    host: held.host.clone(),
+                };
+                (claimant, lapsed.into())
+            })
+            .collect()
     }
 
     /// The holder that was told of a claim which now goes.

@@ -171,6 +171,7 @@ impl<R: Read> Decider<'_, R> {
         };
         let certificate = from.certificate(&c.name)?;
         check_expect(c.expect, certificate.revision)?;
+        self.may_give_keys()?;
         from.may_export()?;
         if c.confirm != certificate.name.as_str() {
             return no(

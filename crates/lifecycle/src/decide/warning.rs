@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Decider, Decision, no, not_found, ranking};
+use super::budget::{Enough, Reader};
+use super::{Decider, Decision, no, not_found};
 use crate::command::WarnCertificate;
 use crate::event::{CertificateExpiring, CertificateKind, Runway};
 use crate::evolve::warnings;
@@ -16,6 +17,8 @@ use crate::store::{Parts, Read, Table};
 pub const WARNED_NAMED: usize = 20;
 /// Most hosts that are looked at for a warning. Those beyond are not named; the warning says that there may be more.
 const WARNED_SCAN: usize = 500;
+/// How much is read for a warning: see [`Reader`]. Many may be due in the same second.
+const WARNED_READ: usize = 1_000;
 
 impl<R: Read> Decider<'_, R> {
     pub(super) fn warn_certificate(&self, c: &WarnCertificate) -> Decision {
@@ -95,16 +98,19 @@ impl<R: Read> Decider<'_, R> {
             }
         }
         let mut found = Vec::new();
+        let mut reader = Reader::new(self.state, &certificate.project, WARNED_READ);
         for host in hosts {
             for region in &certificate.regions {
-                let Some((served, ranked)) = ranking(self.state, &host, region.as_str()) else {
-                    continue;
+                let ranked = match reader.ranking(&host, region.as_str()) {
+                    Ok(Some((_, ranked))) => ranked,
+                    Ok(None) => continue,
+                    Err(Enough) => return (found, true),
                 };
                 let active = selection::active(&ranked, self.now());
                 let mine = active.is_some_and(|c| {
                     c.certificate == certificate.id && c.version == version.version
                 });
-                if !mine || served.project != certificate.project {
+                if !mine {
                     continue;
                 }
                 if found.len() == WARNED_NAMED {

@@ -324,6 +324,48 @@ fn a_key_leaves_only_where_that_is_allowed() {
     .rejected(Code::KeyMissing);
 }
 
+/// Who could hand out the right to take keys without having it would have it; and so would who moves them to where it has it.
+#[test]
+fn only_who_may_take_keys_out_lets_others_do_so() {
+    let operator = |rights: &[&str]| {
+        (
+            slug("platform"),
+            AccessCreated {
+                project: slug("platform"),
+                actor: slug("olga"),
+                nkey: NKEY.into(),
+                rights: rights.iter().map(|right| (*right).to_owned()).collect(),
+                expires: None,
+            }
+            .into(),
+        )
+    };
+    let with = |rights: &[&str]| {
+        let mut events = live();
+        events.push(operator(rights));
+        given(events)
+    };
+    let grant = || CreateAccess {
+        project: slug("acme"),
+        name: slug("taker"),
+        nkey: format!("UB{}", &NKEY[2..]),
+        rights: vec!["cmd.certificate.export".into()],
+        expires: None,
+    };
+    let all = ["cmd.>", "queue.>", "query.>", "evt.>"];
+    with(&all).when(grant()).rejected(Code::Unauthorized);
+    with(&all).when(to_beta()).rejected(Code::Unauthorized);
+    let harmless = CreateAccess {
+        rights: vec!["cmd.certificate.*".into()],
+        ..grant()
+    };
+    assert!(with(&all).when(harmless).decided.is_ok());
+    let mut more = all.to_vec();
+    more.push("cmd.certificate.export");
+    assert!(with(&more).when(grant()).decided.is_ok());
+    assert!(with(&more).when(to_beta()).decided.is_ok());
+}
+
 fn to_beta() -> MoveCertificate {
     MoveCertificate {
         project: slug("acme"),
@@ -581,6 +623,27 @@ fn a_claimant_that_gives_up_relieves_the_holder() {
     assert!(world.memory.scan(Table::Contest, &[], None, 9).is_empty());
 }
 
+/// Nobody holds the host any more: whoever proved it must not wait for a grace that protects nobody.
+#[test]
+fn a_holder_that_gives_up_frees_the_claimant() {
+    let (mut world, added) = claimed_twice();
+    world.run(Who::System, "beta", found(added), NOW).unwrap();
+    let release = ReleaseDomain {
+        host: "www.example.com".into(),
+        expect: None,
+    };
+    let events = world.run(Who::User, "acme", release, NOW).unwrap();
+    assert!(
+        matches!(events.last(), Some(Event::DomainContestLapsed(_))),
+        "the prover is woken by it: {events:?}"
+    );
+    let claim = world.memory.claim("www.example.com", "beta").unwrap();
+    assert_eq!(claim.moves_at, None);
+    assert!(world.memory.scan(Table::Contest, &[], None, 9).is_empty());
+    world.run(Who::System, "beta", found(added), NOW).unwrap();
+    assert_eq!(world.memory.holder("www.example.com"), Some(slug("beta")));
+}
+
 /// An operator gave the host to somebody who was never told of the contest: it must not move at once.
 #[test]
 fn a_holder_that_was_not_told_keeps_the_host() {
@@ -593,6 +656,15 @@ fn a_holder_that_was_not_told_keeps_the_host() {
         force: true,
     };
     world.run(Who::Operator, "platform", prove, NOW).unwrap();
+    assert_eq!(
+        world
+            .memory
+            .claim("www.example.com", "beta")
+            .unwrap()
+            .moves_at,
+        None
+    );
+    assert!(world.memory.scan(Table::Contest, &[], None, 9).is_empty());
     world
         .run(
             Who::System,
@@ -600,7 +672,7 @@ fn a_holder_that_was_not_told_keeps_the_host() {
             settle(added, Some(Proof::DnsTxt)),
             NOW + 7 * DAY,
         )
-        .unwrap();
+        .unwrap_err();
     assert_eq!(
         world.memory.holder("www.example.com"),
         Some(slug("stranger"))
@@ -732,6 +804,147 @@ fn a_warning_says_when_nothing_depends_on_it() {
     let event = warned(&mut world, 1, NOW + 335 * DAY).unwrap();
     assert!(event.hosts.is_empty());
     assert!(event.next.contains("no host depends on it"));
+}
+
+// ---- what one command may read
+
+/// Counts the rows that are read, and their bytes.
+struct Counting<'a> {
+    memory: &'a lifecycle::store::Memory,
+    rows: std::cell::Cell<usize>,
+    bytes: std::cell::Cell<usize>,
+}
+
+impl Counting<'_> {
+    fn count(&self, row: &[u8]) {
+        self.rows.set(self.rows.get() + 1);
+        self.bytes.set(self.bytes.get() + row.len());
+    }
+}
+
+impl Read for Counting<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+        let row = self.memory.get(table, key);
+        self.count(row.as_deref().unwrap_or_default());
+        row
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<lifecycle::store::Row> {
+        let rows = self.memory.scan(table, prefix, after, limit);
+        rows.iter().for_each(|(_, row)| self.count(row));
+        rows
+    }
+
+    fn last(&self, table: Table, prefix: &[u8], upper: &[u8]) -> Option<lifecycle::store::Row> {
+        self.memory.last(table, prefix, upper)
+    }
+}
+
+/// A wildcard with many hosts below it, and many large certificates for it: all that a project may have.
+fn crowded() -> World {
+    let mut world = given(site()).world;
+    let mut events = vec![acme(ProjectQuotaSet {
+        project: slug("acme"),
+        certificates: 1_000,
+        per_region: 1_000,
+    })];
+    events.extend([
+        acme(claimed("*.example.org")),
+        acme(proven("*.example.org")),
+    ]);
+    events.push(acme(attached("*.example.org", 50, &["ru-1"])));
+    for number in 0..400 {
+        let name = format!("h{number}.example.org");
+        events.push(acme(claimed(&name)));
+        events.push(acme(proven(&name)));
+        events.push(acme(attached(&name, 50, &["ru-1", "ru-2", "eu-1"])));
+    }
+    let mut names: Vec<String> = (0..249).map(|n| format!("h{n}.example.org")).collect();
+    names.push("*.example.org".into());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.commit(events, NOW);
+    for number in 0..100u64 {
+        let at = world.next();
+        let regions = ["eu-1", "ru-1", "ru-2"];
+        let events = ready(
+            at + 1,
+            &format!("c{number}"),
+            &regions,
+            facts(number, &names),
+        );
+        world.commit(events, NOW);
+    }
+    world
+}
+
+#[test]
+fn no_command_reads_all_that_a_project_has() {
+    let world = crowded();
+    let first = world.memory.certificate_named("acme", "c0").unwrap();
+    let (due, _) = first.warning.unwrap();
+    let demand = ChangeResource {
+        name: slug("web"),
+        regions: None,
+        origin: None,
+        keep_host: None,
+        demand_public: Some(true),
+        expect: None,
+    };
+    let delete = DeleteCertificate {
+        name: slug("c0"),
+        confirm: "c0".into(),
+        force: false,
+        expect: None,
+    };
+    let warn = WarnCertificate {
+        id: first.id,
+        version: 1,
+    };
+    let commands: [(Who, &str, Command, i64); 3] = [
+        (Who::System, "platform", warn.into(), due),
+        (Who::User, "acme", demand.into(), NOW),
+        (Who::User, "acme", delete.into(), NOW),
+    ];
+    for (who, project, command, now) in commands {
+        let counting = Counting {
+            memory: &world.memory,
+            rows: 0.into(),
+            bytes: 0.into(),
+        };
+        let (actor, operator) = match who {
+            Who::System => ("_system", true),
+            _ => ("alice", false),
+        };
+        let context = Context {
+            project: slug(project),
+            asker: Asker {
+                actor: actor.into(),
+                project: slug(project),
+                operator,
+            },
+            now: now * 1_000_000,
+            sequence: world.next(),
+        };
+        let decided = lifecycle::decide::decide(&counting, &command, &context);
+        let (rows, bytes) = (counting.rows.get(), counting.bytes.get());
+        assert!(
+            rows < 40_000 && bytes < 16 << 20,
+            "{}: {rows} rows, {bytes} bytes",
+            variant(&command)
+        );
+        if let Command::WarnCertificate(_) = command {
+            let Ok([(_, Event::CertificateExpiring(event))]) = decided.as_deref() else {
+                panic!("{decided:?}");
+            };
+            assert!(event.more_hosts, "it says that it did not look at all");
+        }
+    }
 }
 
 // ---- public trust
