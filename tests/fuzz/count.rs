@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static BEGIN: AtomicUsize = AtomicUsize::new(0);
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
 struct Counting;
 
@@ -13,6 +14,7 @@ struct Counting;
 static ALLOCATOR: Counting = Counting;
 
 fn more(bytes: usize) {
+    TOTAL.fetch_add(bytes, Ordering::Relaxed);
     let now = NOW.fetch_add(bytes, Ordering::Relaxed) + bytes;
     PEAK.fetch_max(now, Ordering::Relaxed);
 }
@@ -55,6 +57,7 @@ pub(crate) fn begin() {
     let now = NOW.load(Ordering::Relaxed);
     BEGIN.store(now, Ordering::Relaxed);
     PEAK.store(now, Ordering::Relaxed);
+    TOTAL.store(0, Ordering::Relaxed);
 }
 
 /// The most bytes that were allocated at once since [`begin`], beyond those that were then. What the C library of the
@@ -62,4 +65,9 @@ pub(crate) fn begin() {
 pub(crate) fn peak() -> usize {
     PEAK.load(Ordering::Relaxed)
         .saturating_sub(BEGIN.load(Ordering::Relaxed))
+}
+
+/// All bytes that were allocated since [`begin`], also those that were given back: what was zeroed, copied or wiped.
+pub(crate) fn total() -> usize {
+    TOTAL.load(Ordering::Relaxed)
 }

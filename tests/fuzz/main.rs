@@ -24,6 +24,9 @@ use targets::Target;
 /// What is counted belongs to one target at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// How often the memory of a target's bound may be allocated anew.
+const CHURN: usize = 8;
+
 /// Seconds for each target.
 fn seconds() -> u64 {
     let told = std::env::var("FUZZ_SECONDS").ok();
@@ -66,7 +69,7 @@ fn judge(target: &Target, input: &[u8]) -> Result<bool, String> {
     count::begin();
     let begun = Instant::now();
     let done = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
-    let (took, peak) = (begun.elapsed(), count::peak());
+    let (took, peak, total) = (begun.elapsed(), count::peak(), count::total());
     QUIET.set(false);
     let taken = done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -77,6 +80,13 @@ fn judge(target: &Target, input: &[u8]) -> Result<bool, String> {
     if peak > memory {
         return Err(format!(
             "it took {peak} bytes of memory, more than {memory}"
+        ));
+    }
+    // Memory that is taken and given back for each element is quadratic, and a clock would find it in large inputs only.
+    let churned = CHURN * memory;
+    if total > churned {
+        return Err(format!(
+            "it allocated {total} bytes one after the other, more than {churned}"
         ));
     }
     if took > target.time {
@@ -179,6 +189,22 @@ fn memory_is_counted() {
         count::peak()
     );
     drop(small);
+}
+
+/// What an element costs does not depend on how much stands behind it.
+#[test]
+fn elements_side_by_side_are_read_in_linear_time() {
+    let _one = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let input = targets::siblings(4 << 20);
+    count::begin();
+    let der = keyring::der::from_ber(&input).expect("BER");
+    assert!(count::total() <= 4 * input.len(), "{}", count::total());
+    assert_eq!(
+        keyring::der::sequence(&der).map(|mut all| all.next()),
+        Some(Some((0x30, &[][..])))
+    );
 }
 
 /// What breaks a bound is found, and not only in valid input: a reader that believes lengths, one that cannot stand certain

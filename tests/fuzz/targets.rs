@@ -66,6 +66,14 @@ fn made(script: &str) -> Vec<Vec<u8>> {
     files.into_iter().map(read).collect()
 }
 
+/// About as many bytes of BER: one element with empty ones in it, none of whose lengths is known beforehand.
+pub(crate) fn siblings(size: usize) -> Vec<u8> {
+    let mut ber = vec![0x30, 0x80];
+    ber.extend([0x30, 0x80, 0, 0].repeat(size / 4 - 1));
+    ber.extend([0, 0]);
+    ber
+}
+
 pub(crate) fn pem() -> Target {
     Target {
         name: "pem",
@@ -172,7 +180,7 @@ pub(crate) fn pkcs12() -> Target {
             container::open(input, password()).is_ok()
         },
         seeds: || {
-            made(
+            let mut seeds = made(
                 r#"
                 openssl ecparam -name prime256v1 -genkey -noout -out k
                 openssl req -x509 -new -key k -subj /CN=x -out c
@@ -182,7 +190,9 @@ pub(crate) fn pkcs12() -> Target {
                 p -nomac -legacy -out c.seed
                 p -out d.seed
                 "#,
-            )
+            );
+            seeds.push(siblings(1 << 16));
+            seeds
         },
         // What scrypt may ask for, and what the rounds may take.
         memory: (4 << 20) + protected::MAX_SCRYPT_MEMORY as usize,
@@ -198,6 +208,7 @@ pub(crate) fn pkcs7() -> Target {
             let _ = bundle::looks_like(input);
             bundle::certificates(input).is_ok()
         },
+        seeds: || vec![siblings(1 << 16)],
         ..BASE
     }
 }

@@ -125,6 +125,8 @@ fn head(tag: u8, length: usize, out: &mut Vec<u8>) {
 
 /// How deep elements of BER may stand in one another.
 const DEPTH: usize = 32;
+/// Elements of one value at most. A bundle of a thousand certificates has about a hundred thousand.
+const ELEMENTS: usize = 1 << 20;
 /// OCTET STRING in pieces.
 const OCTET_STRINGS: u8 = 0x24;
 
@@ -132,16 +134,27 @@ const OCTET_STRINGS: u8 = 0x24;
 /// is. Macs, Firefox and old Windows write their containers with lengths that are not known beforehand (X.690, 8.1.3.6).
 ///
 /// The elements of a SET are not sorted and values other than octet strings are not touched: it is enough to be read here.
-/// None when it is no BER, has anything behind it but zeros, or is nested deeper than 32.
+/// None when it is no BER, has anything behind it but zeros, is nested deeper than 32, or has more than 2^20 elements.
+///
+/// There is one buffer, which is wiped in the end, and each byte is moved at most once for each element that it stands in.
 pub fn from_ber(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut rest = bytes;
+    // Room for all that can come of it: a buffer that grew would leave secrets behind that nobody wipes.
     let mut out = Zeroizing::new(Vec::with_capacity(bytes.len() * 2 + 16));
-    transcode(&mut rest, DEPTH, &mut out)?;
+    let mut elements = ELEMENTS;
+    transcode(&mut rest, DEPTH, &mut elements, &mut out)?;
     rest.iter().all(|b| *b == 0).then_some(out)
 }
 
-fn transcode(input: &mut &[u8], depth: usize, out: &mut Vec<u8>) -> Option<()> {
+fn transcode(
+    input: &mut &[u8],
+    depth: usize,
+    elements: &mut usize,
+    out: &mut Vec<u8>,
+) -> Option<()> {
     let depth = depth.checked_sub(1)?;
+    *elements = elements.checked_sub(1)?;
+    let start = out.len();
     let whole = *input;
     let (&tag, rest) = whole.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -154,12 +167,11 @@ fn transcode(input: &mut &[u8], depth: usize, out: &mut Vec<u8>) -> Option<()> {
             return None;
         }
         let mut rest = rest;
-        let mut content = Zeroizing::new(Vec::with_capacity(rest.len()));
         while !rest.starts_with(&[0, 0]) {
-            transcode(&mut rest, depth, &mut content)?;
+            transcode(&mut rest, depth, elements, out)?;
         }
         *input = &rest[2..];
-        return emit(tag, &content, out);
+        return close(tag, start, out);
     }
     let (length, rest) = if first < 0x80 {
         (usize::from(first), rest)
@@ -177,31 +189,42 @@ fn transcode(input: &mut &[u8], depth: usize, out: &mut Vec<u8>) -> Option<()> {
     let (content, behind) = rest.split_at_checked(length)?;
     *input = behind;
     if constructed {
-        let mut inner = Zeroizing::new(Vec::with_capacity(content.len() * 2));
         let mut left = content;
         let mut read = Some(());
         while read.is_some() && !left.is_empty() {
-            read = transcode(&mut left, depth, &mut inner);
+            read = transcode(&mut left, depth, elements, out);
         }
         if read.is_some() {
-            return emit(tag, &inner, out);
+            return close(tag, start, out);
         }
+        out.truncate(start);
     }
     head(tag, length, out);
     out.extend_from_slice(content);
     Some(())
 }
 
-/// One element, its octet string put together when it came in pieces.
-fn emit(tag: u8, content: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    if tag != OCTET_STRINGS {
-        head(tag, content.len(), out);
-        out.extend_from_slice(content);
-        return Some(());
-    }
-    let whole = pieces(content)?;
-    head(OCTET_STRING, whole.len(), out);
-    out.extend_from_slice(&whole);
+/// Makes one element of the content that stands in `out` from `start` on, its octet string put together when it came in
+/// pieces.
+fn close(tag: u8, start: usize, out: &mut Vec<u8>) -> Option<()> {
+    let tag = if tag == OCTET_STRINGS {
+        let (mut from, mut to) = (start, start);
+        while from < out.len() {
+            let mut reader = Reader::new(&out[from..]);
+            let length = reader.expect(OCTET_STRING)?.len();
+            let end = out.len() - reader.0.len();
+            out.copy_within(end - length..end, to);
+            (from, to) = (end, to + length);
+        }
+        out.truncate(to);
+        OCTET_STRING
+    } else {
+        tag
+    };
+    let length = out.len() - start;
+    head(tag, length, out);
+    let written = out.len() - start - length;
+    out[start..].rotate_right(written);
     Some(())
 }
 
@@ -213,4 +236,62 @@ pub fn pieces(content: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         whole.extend_from_slice(reader.expect(OCTET_STRING)?);
     }
     Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(depth: usize, inner: &[u8]) -> Vec<u8> {
+        let mut ber = [SEQUENCE, 0x80].repeat(depth);
+        ber.extend_from_slice(inner);
+        ber.resize(ber.len() + 2 * depth, 0);
+        ber
+    }
+
+    #[test]
+    fn lengths_that_are_not_known_beforehand_are_written_as_der() {
+        let ber = nested(
+            2,
+            &[INTEGER, 0x81, 1, 5, 0x24, 0x80, 4, 1, 7, 4, 2, 8, 9, 0, 0],
+        );
+        let der = element(
+            SEQUENCE,
+            &[&element(
+                SEQUENCE,
+                &[
+                    &element(INTEGER, &[&[5]]),
+                    &element(OCTET_STRING, &[&[7, 8, 9]]),
+                ],
+            )],
+        );
+        assert_eq!(&**from_ber(&ber).expect("BER"), &der[..]);
+        assert_eq!(&**from_ber(&der).expect("DER"), &der[..]);
+        // What only looks like elements comes back as it is.
+        let opaque = element(SEQUENCE, &[&[INTEGER, 1, 1], &[0x24, 9, 4]]);
+        assert_eq!(&**from_ber(&opaque).expect("DER"), &opaque[..]);
+        assert!(from_ber(&nested(1, &[0x24, 0x80, 2, 1, 7, 0, 0])).is_none());
+        assert!(from_ber(&nested(DEPTH, &[])).is_some());
+        assert!(from_ber(&nested(DEPTH + 1, &[])).is_none());
+    }
+
+    #[test]
+    fn the_buffer_never_grows() {
+        // The most that lengths can grow: content of each size stands in as many elements as it may.
+        for size in [0, 1, 127, 128, 255, 256, 65_535, 65_536, 1 << 20] {
+            let inner = element(OCTET_STRING, &[&vec![7; size]]);
+            for depth in [1, 2, DEPTH - 1] {
+                let ber = nested(depth, &inner);
+                let out = from_ber(&ber).expect("BER");
+                assert_eq!(out.capacity(), ber.len() * 2 + 16, "{size} in {depth}");
+            }
+        }
+    }
+
+    #[test]
+    fn elements_are_counted() {
+        let siblings = |count: usize| nested(1, &[SEQUENCE, 0x80, 0, 0].repeat(count));
+        assert!(from_ber(&siblings(ELEMENTS - 1)).is_some());
+        assert!(from_ber(&siblings(ELEMENTS)).is_none());
+    }
 }
