@@ -23,9 +23,13 @@ struct Zoned {
 }
 
 fn up(folder: &tempfile::TempDir, dns: &Dns) -> Chancery {
+    up_with(folder, dns, GRACE)
+}
+
+fn up_with(folder: &tempfile::TempDir, dns: &Dns, grace: u64) -> Chancery {
     let config = folder.path().join("config.toml");
     let text = format!(
-        "state = \"state\"\n[control]\nclaim_grace_seconds = {GRACE}\n[control.dns]\nresolvers = [\"{}\"]\ntimeout_ms = 500\n\
+        "state = \"state\"\n[control]\nclaim_grace_seconds = {grace}\n[control.dns]\nresolvers = [\"{}\"]\ntimeout_ms = 500\n\
          [[edge]]\nregion = \"local\"\nname = \"local-1\"\nhttps = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n",
         dns.address()
     );
@@ -37,9 +41,13 @@ fn up(folder: &tempfile::TempDir, dns: &Dns) -> Chancery {
 
 impl Zoned {
     fn start() -> Self {
+        Self::with_grace(GRACE)
+    }
+
+    fn with_grace(grace: u64) -> Self {
         let dns = Dns::start(&[ZONE, "alias.test"], &["broken.test"]);
         let folder = tempfile::tempdir().expect("a folder");
-        let stage = Stage::of(up(&folder, &dns));
+        let stage = Stage::of(up_with(&folder, &dns, grace));
         stage.resource("media", "bucket", &["local"]);
         Self { dns, stage, folder }
     }
@@ -443,6 +451,36 @@ fn a_host_moves_after_its_grace_and_its_holder_is_told() {
     );
     operator.run(&["audit", "verify"]).ok();
     operator.run(&["audit", "rebuild"]).ok();
+}
+
+/// Once nobody holds the host, its claimant waits for a look and not for the grace.
+#[test]
+fn a_host_that_its_holder_lets_go_is_the_claimant_s_at_once() {
+    let zoned = Zoned::with_grace(86_400);
+    let (alice, bob) = (zoned.alice(), zoned.bob());
+    add(alice, HOST);
+    zoned.publish(HOST, &[alice]);
+    becomes(alice, HOST, "proven");
+    add(&bob, HOST);
+    zoned.publish(HOST, &[&bob]);
+    assert_eq!(
+        bob.run(&["domain", "check", HOST]).refused(),
+        "domain_unproven"
+    );
+    assert!(show(&bob, HOST)["moves_at"].is_string());
+    alice.run(&["domain", "release", HOST]).ok();
+    becomes(&bob, HOST, "proven");
+    assert_eq!(
+        facts(&zoned.stage.operator, "bravo"),
+        [
+            "added",
+            "attached",
+            "move-scheduled",
+            "contest-lapsed",
+            "proven"
+        ]
+        .map(|fact| format!("{fact} {HOST}"))
+    );
 }
 
 #[test]
