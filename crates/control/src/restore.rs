@@ -7,7 +7,7 @@
 //! The streams are filled by the same compare-and-swap as ever, the ledger by the same replay: there is no second way into
 //! either. Only sequences of the stream of keys are new, which nothing but the vault remembers.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,22 @@ use crate::tables::{Applier, ApplyError, Tables};
 pub const GENERATION: &str = "generation";
 /// The file that is in a state folder while it is being restored.
 pub const MARKER: &str = "restore.json";
+/// What the marker says that it is.
+const MARKER_FORMAT: &str = "chancery-restore";
+/// Files of the state folder that a restore writes, next to the operator's credentials.
+const FILES: [&str; 7] = [
+    MARKER,
+    "restore.json.part",
+    "vault.redb",
+    "ledger.redb",
+    "root.key",
+    GENERATION,
+    "generation.part",
+];
+/// Folders of the state folder that a restore writes.
+const FOLDERS: [&str; 2] = ["nats", "scratch"];
+/// What may stand in any state folder: a file system's own folder, and the lock of a start that went no further.
+const ANYWHERE: [&str; 2] = ["lost+found", backup::LOCK];
 /// Events, and bytes, that are written at once.
 const BATCH: (usize, usize) = (500, 4 << 20);
 
@@ -47,9 +63,30 @@ pub fn generation(state: &Path) -> std::io::Result<u64> {
     }
 }
 
-/// Whether a restore into this folder was begun and not ended.
+/// Whether a restore into this folder was begun and not ended. A file of that name is enough: a start on what is half
+/// restored does more harm than one that is refused.
 pub fn is_unfinished(state: &Path) -> bool {
     state.join(MARKER).exists()
+}
+
+/// What stands in the folder while it is being restored.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Mark {
+    format: String,
+    what: String,
+    log: String,
+    head: u64,
+}
+
+/// Whether what is in this folder may be removed as that of a restore which did not end. Any program may have written a file
+/// of the marker's name, so this asks for what only a restore writes into it.
+fn is_marked(state: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = std::fs::File::open(state.join(MARKER))
+        .and_then(|file| file.take(1 << 16).read_to_end(&mut text));
+    read.is_ok()
+        && serde_json::from_slice::<Mark>(&text)
+            .is_ok_and(|mark| mark.format == MARKER_FORMAT && !mark.log.is_empty())
 }
 
 /// What is restored, and where to.
@@ -207,7 +244,7 @@ pub async fn restore(
     mut progress: impl FnMut(&'static str, u64, u64),
 ) -> Result<Restored, Error> {
     let manifest = Manifest::read(&config.backup)?;
-    refuse_used(&config.state)?;
+    refuse_used(config)?;
     let root = RootKey::load(&config.root_key).map_err(|source| Error::RootKeyFile {
         path: config.root_key.clone(),
         source,
@@ -246,29 +283,49 @@ pub async fn restore(
     finish(config, operator, restored)
 }
 
-/// Says no to a folder in which anything is that a restore has not put there.
-fn refuse_used(state: &Path) -> Result<(), Error> {
+/// Says no to a folder in which anything is that a restore has not put there, and tells what a restore has.
+fn refuse_used(config: &Config) -> Result<Vec<PathBuf>, Error> {
+    let state = &config.state;
     let entries = match std::fs::read_dir(state) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::file(state)(error)),
     };
-    if is_unfinished(state) {
-        return Ok(());
+    let marked = is_marked(state);
+    let operator = config.operator.as_ref().map(|(_, to)| to);
+    let (mut ours, mut found) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let entry = entry.map_err(Error::file(state))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let kind = entry.file_type().map_err(Error::file(&path))?;
+        let written = if kind.is_dir() {
+            FOLDERS.iter().any(|folder| name == *folder)
+        } else {
+            FILES.iter().any(|file| name == *file) || operator == Some(&path)
+        };
+        if ANYWHERE.iter().any(|kept| name == *kept) {
+            continue;
+        } else if marked && written {
+            ours.push(path);
+        } else if found.len() < 5 {
+            found.push(name.to_string_lossy().into_owned());
+        }
     }
-    let found: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        // A file system's own folder, and the lock of a start that went no further.
-        .filter(|name| name != "lost+found" && name != backup::LOCK)
-        .take(5)
-        .collect();
+    found.sort();
     match found.is_empty() {
-        true => Ok(()),
+        true => Ok(ours),
         false => Err(Error::NotEmpty {
             state: state.to_owned(),
             found,
         }),
+    }
+}
+
+/// Whether both are one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
     }
 }
 
@@ -328,32 +385,35 @@ fn lock(state: &Path) -> Result<std::fs::File, Error> {
 /// Removes what an interrupted restore has left, and marks the folder as one that nothing starts on.
 async fn begin(config: &Config, manifest: &Manifest) -> Result<(), Error> {
     let state = &config.state;
-    if is_unfinished(state) {
+    // Again, as now the folder is locked.
+    let left = refuse_used(config)?;
+    if !left.is_empty() {
         bus::server::end_left_behind(&state.join("nats")).await?;
-        for entry in std::fs::read_dir(state).map_err(Error::file(state))? {
-            let entry = entry.map_err(Error::file(state))?;
-            let (name, path) = (entry.file_name(), entry.path());
-            if [MARKER, backup::LOCK, "lost+found"]
-                .iter()
-                .any(|kept| name == *kept)
-            {
-                continue;
-            }
-            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            match is_folder {
-                true => std::fs::remove_dir_all(&path),
-                false => std::fs::remove_file(&path),
-            }
-            .map_err(Error::file(&path))?;
-        }
     }
-    let marker = serde_json::json!({
-        "what": "a restore that has not ended; nothing starts on this folder until `chancery restore` has been repeated",
-        "log": manifest.log,
-        "head": manifest.head.sequence,
-    });
-    write_whole(&state.join(MARKER), format!("{marker}\n").as_bytes())?;
-    Ok(())
+    let read =
+        std::iter::once(&config.root_key).chain(config.operator.iter().map(|(from, _)| from));
+    let read: Vec<&PathBuf> = read.collect();
+    for path in left {
+        // The marker goes last; and what this restore reads from may have been copied here by the one before.
+        if path == state.join(MARKER) || read.iter().any(|from| is_same(from, &path)) {
+            continue;
+        }
+        let is_folder = std::fs::symlink_metadata(&path).is_ok_and(|is| is.is_dir());
+        match is_folder {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        }
+        .map_err(Error::file(&path))?;
+    }
+    let mark = Mark {
+        format: MARKER_FORMAT.to_owned(),
+        what: "a restore that has not ended; nothing starts on this folder until `chancery restore` has been repeated".to_owned(),
+        log: manifest.log.clone(),
+        head: manifest.head.sequence,
+    };
+    let mut text = serde_json::to_vec(&mark).expect("a marker is plain data");
+    text.push(b'\n');
+    write_whole(&state.join(MARKER), &text).map_err(Error::from)
 }
 
 async fn fill(
@@ -418,7 +478,7 @@ async fn fill(
 /// Higher than every generation that an edge may have seen. That of the backup plus one is not always: it may have been
 /// restored before, without a backup since. The seconds since 1970 are.
 fn next_generation(backup: u64, now: u64) -> u64 {
-    (backup + 1).max(now)
+    backup.saturating_add(1).max(now)
 }
 
 async fn fill_keys(
@@ -566,7 +626,9 @@ fn finish(
         let key = zeroize::Zeroizing::new(
             std::fs::read(&config.root_key).map_err(Error::file(&config.root_key))?,
         );
-        write_secret(&to, &key).map_err(Error::file(&to))?;
+        if !is_same(&to, &config.root_key) {
+            write_secret(&to, &key).map_err(Error::file(&to))?;
+        }
     }
     if let Some((from, to)) = &config.operator {
         let text = zeroize::Zeroizing::new(std::fs::read(from).map_err(Error::file(from))?);
@@ -613,6 +675,59 @@ mod tests {
         // Restored twice from one backup, and with a clock that was ahead then.
         assert_eq!(next_generation(1, 1_800_000_060), 1_800_000_060);
         assert_eq!(next_generation(1_900_000_000, 1_800_000_000), 1_900_000_001);
+    }
+
+    fn config(state: &Path) -> Config {
+        Config {
+            backup: state.join("none"),
+            state: state.to_owned(),
+            root_key: state.join("root.key"),
+            root_key_elsewhere: false,
+            operator: None,
+            nats_executable: None,
+            node: "test".to_owned(),
+        }
+    }
+
+    fn refused(state: &Path) -> Vec<String> {
+        match refuse_used(&config(state)) {
+            Err(Error::NotEmpty { found, .. }) => found,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_a_restore_has_written_may_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path();
+        assert!(refuse_used(&config(state)).expect("empty").is_empty());
+        let write = |name: &str, text: &str| {
+            std::fs::write(state.join(name), text).expect("written");
+        };
+        write("vault.redb", "");
+        for marker in [
+            "",
+            "{}",
+            r#"{"what":"x","log":"l","head":1}"#,
+            r#"{"format":"chancery-restore","what":"x","log":"","head":1}"#,
+            r#"{"format":"other","what":"x","log":"l","head":1}"#,
+        ] {
+            write(MARKER, marker);
+            assert_eq!(refused(state), [MARKER, "vault.redb"], "{marker}");
+        }
+        write(
+            MARKER,
+            r#"{"format":"chancery-restore","what":"x","log":"l","head":1}"#,
+        );
+        std::fs::create_dir(state.join("nats")).expect("made");
+        std::fs::create_dir(state.join("lost+found")).expect("made");
+        assert_eq!(refuse_used(&config(state)).expect("ours").len(), 3);
+        // Somebody's own file next to it, and one where a restore makes a folder.
+        write("thesis.tex", "");
+        assert_eq!(refused(state), ["thesis.tex"]);
+        std::fs::remove_file(state.join("thesis.tex")).expect("removed");
+        write("scratch", "");
+        assert_eq!(refused(state), ["scratch"]);
     }
 
     #[test]
