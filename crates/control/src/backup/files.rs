@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
 
-use super::manifest::FileIs;
+use super::manifest::{FileIs, NUMBER_END};
 use super::{Error, LOCK, MANIFEST, PARTS};
 
 /// Longest line: the largest object with its base64.
@@ -24,7 +24,8 @@ pub fn name(kind: &str, first: u64, last: u64) -> String {
 /// First and last line of a file, from its name without folder.
 fn span(name: &str) -> Option<(u64, u64)> {
     let (first, last) = name.strip_suffix(".jsonl")?.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?))
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first < NUMBER_END && last < NUMBER_END).then_some((first, last))
 }
 
 /// Whether a backup names a file of this kind like that.
@@ -120,7 +121,7 @@ impl Lines {
     /// # Errors
     /// [`Error::Damaged`].
     pub fn is(self, file: &FileIs) -> Result<(), Error> {
-        let lines = file.last + 1 - file.first;
+        let lines = file.last.saturating_sub(file.first).saturating_add(1);
         if self.bytes != file.bytes || self.count != lines {
             return Err(Error::damaged(
                 &file.name,
@@ -461,6 +462,10 @@ mod tests {
             .expect("nothing to do");
         assert_eq!(again, files);
         let spans: Vec<_> = files.iter().map(|f| (f.first, f.last)).collect();
+        assert_eq!(folder.chain("events").expect("listed"), spans);
+        // A name whose numbers overflow is no backup's.
+        let wrong = folder.path().join(name("events", 1, u64::MAX));
+        std::fs::write(wrong, "").expect("written");
         assert_eq!(folder.chain("events").expect("listed"), spans);
     }
 

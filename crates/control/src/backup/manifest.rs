@@ -14,6 +14,8 @@ pub const FORMAT: &str = "chancery-backup";
 pub const VERSION: u32 = 1;
 /// Largest manifest that is read, bytes: a few hundred thousand files.
 const SIZE_MAX: u64 = 64 << 20;
+/// What every number of a manifest is below: whoever adds to it overflows nothing, and JSON's readers agree on it.
+pub(super) const NUMBER_END: u64 = 1 << 53;
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +138,9 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_value(document)
             .map_err(|error| damaged(&format!("it is not of its form: {error}")))?;
+        if !manifest.is_bounded() {
+            return Err(damaged("a number is too large"));
+        }
         for (part, kind) in manifest.parts().into_iter().zip(PARTS) {
             let mut next = 1;
             for file in &part.files {
@@ -154,6 +159,18 @@ impl Manifest {
             return Err(damaged("its head is not the last event"));
         }
         Ok(manifest)
+    }
+
+    fn is_bounded(&self) -> bool {
+        let own = [self.head.sequence, self.generation, self.queued];
+        let of_parts = self.parts().into_iter().flat_map(|part| {
+            let of_files = part.files.iter();
+            let of_files = of_files.flat_map(|file| [file.first, file.last, file.bytes]);
+            [part.count, part.bytes].into_iter().chain(of_files)
+        });
+        own.into_iter()
+            .chain(of_parts)
+            .all(|number| number < NUMBER_END)
     }
 
     /// The parts in the order of [`PARTS`].
@@ -232,6 +249,32 @@ mod tests {
             Manifest::parse(later.as_bytes()),
             Err(Error::Newer { found: 2 })
         ));
+    }
+
+    #[test]
+    fn numbers_that_overflow_are_refused() {
+        type Change = fn(&mut Manifest, u64);
+        let changes: [Change; 6] = [
+            |m, n| {
+                m.events.files[0].last = n;
+                m.events.count = n;
+                m.head.sequence = n;
+            },
+            // Whose end wraps around to what an empty part has.
+            |m, n| m.events.files[0].last = n,
+            |m, n| m.generation = n,
+            |m, n| m.queued = n,
+            |m, n| m.events.bytes = n,
+            |m, n| m.keys.bytes = n,
+        ];
+        for change in changes {
+            for number in [u64::MAX, u64::MAX - 1, NUMBER_END] {
+                let mut manifest = manifest();
+                change(&mut manifest, number);
+                let error = Manifest::parse(&manifest.to_bytes()).expect_err("it is refused");
+                assert!(error.to_string().contains("too large"), "{error}");
+            }
+        }
     }
 
     #[test]
