@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use quick_cache::sync::Cache;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Url};
 
 /// How long resolving a name and connecting may take.
@@ -117,6 +117,9 @@ pub(super) enum Error {
     /// Nobody answered.
     #[error("{0}")]
     Unreachable(&'static str),
+    /// It was not asked, for want of a place to resolve its name. That says nothing about it.
+    #[error("was not asked: too many other names are being resolved")]
+    NoTurn,
     /// What came was no answer.
     #[error("answered with status {0}")]
     Status(u16),
@@ -228,6 +231,7 @@ impl Fetcher {
                     tracing::warn!(host = %host, why, "revocation cannot be looked up there; this is told once an hour");
                 }
             }
+            Err(Error::NoTurn) => {}
             _ => *lock(&known.failed) = None,
         }
         fetched
@@ -308,7 +312,9 @@ impl Fetcher {
 
     async fn once(&self, url: &Url, ask: &Ask<'_>) -> Result<Answered, Error> {
         const BROKEN: Error = Error::Unreachable("does not speak HTTP");
-        let stream = match tokio::time::timeout(CONNECT, self.connect(url)).await {
+        // Waited for apart: what others make this one wait is not the host's doing.
+        let turn = self.turn(url).await?;
+        let stream = match tokio::time::timeout(CONNECT, self.connect(url, turn)).await {
             Ok(connected) => connected?,
             Err(_) => {
                 return Err(Error::Unreachable(
@@ -378,8 +384,23 @@ impl Fetcher {
         Ok(Answered::Body(bytes.freeze()))
     }
 
-    async fn resolve(&self, name: &str, port: u16) -> Option<Vec<SocketAddr>> {
-        let turn = Arc::clone(&self.resolving).acquire_owned().await.ok()?;
+    /// A place to resolve the host's name, if it has one that is resolved here.
+    async fn turn(&self, url: &Url) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if self.proxy.is_some() || !matches!(url.host(), Some(Host::Domain(_))) {
+            return Ok(None);
+        }
+        let turn = Arc::clone(&self.resolving).acquire_owned();
+        match tokio::time::timeout(CONNECT, turn).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            Ok(Err(_)) | Err(_) => Err(Error::NoTurn),
+        }
+    }
+
+    async fn resolve(
+        name: &str,
+        port: u16,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Option<Vec<SocketAddr>> {
         let name = name.to_owned();
         let resolved = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -389,7 +410,11 @@ impl Fetcher {
         resolved.await.ok()?.ok()
     }
 
-    async fn connect(&self, url: &Url) -> Result<TcpStream, Error> {
+    async fn connect(
+        &self,
+        url: &Url,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<TcpStream, Error> {
         const NO_ADDRESS: Error = Error::Unreachable("has no address in DNS");
         if let Some(proxy) = &self.proxy {
             return TcpStream::connect((proxy.host.as_str(), proxy.port))
@@ -401,7 +426,7 @@ impl Fetcher {
             Some(Host::Ipv4(address)) => (vec![(address, port).into()], false),
             Some(Host::Ipv6(address)) => (vec![(address, port).into()], false),
             Some(Host::Domain(name)) => (
-                self.resolve(name, port).await.ok_or(NO_ADDRESS)?,
+                Self::resolve(name, port, turn).await.ok_or(NO_ADDRESS)?,
                 self.is_allowed_name(name),
             ),
             None => return Err(NO_ADDRESS),
@@ -530,13 +555,18 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let url = Url::parse(&format!("http://localhost:{port}/")).unwrap();
         let error = fetcher(&["10.0.0.0/8"], None)
-            .connect(&url)
+            .connect(&url, None)
             .await
             .unwrap_err();
         assert_eq!(error, NOT_PUBLIC);
         let accepted = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
         assert!(accepted.is_err(), "it was connected to");
-        assert!(fetcher(&["localhost"], None).connect(&url).await.is_ok());
+        assert!(
+            fetcher(&["localhost"], None)
+                .connect(&url, None)
+                .await
+                .is_ok()
+        );
     }
 
     /// A server that answers each connection with these bytes, and counts them.
@@ -582,6 +612,22 @@ mod tests {
             assert_eq!(get(&fetcher, &url, 100).await, Err(Error::Status(404)));
         }
         assert_eq!(count.load(SeqCst), 3);
+    }
+
+    /// Names whose DNS never answers take all places: whoever waits behind them is asked as soon as there is one.
+    #[tokio::test]
+    async fn a_host_that_had_no_turn_is_not_left_alone() {
+        let fetcher = fetcher(&["localhost"], None);
+        let answer = b"HTTP/1.1 200 x\r\ncontent-length: 1\r\n\r\na".to_vec();
+        let (mut url, _) = server(answer).await;
+        url.set_host(Some("localhost")).unwrap();
+        let all = Arc::clone(&fetcher.resolving)
+            .acquire_many_owned(RESOLVING as u32)
+            .await
+            .unwrap();
+        assert_eq!(get(&fetcher, &url, 100).await, Err(Error::NoTurn));
+        drop(all);
+        assert_eq!(get(&fetcher, &url, 100).await.unwrap(), b"a"[..]);
     }
 
     #[tokio::test]
