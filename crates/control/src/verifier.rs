@@ -19,7 +19,7 @@ use lifecycle::state::State;
 use lifecycle::store::{Parts, Read, Table};
 use wire::envelope::Envelope;
 
-use crate::chain::{Known, judge_trust};
+use crate::chain::{Known, Path, judge_trust};
 use crate::distribution::Wake;
 use crate::registrar::{Ask, Registrar};
 use crate::revocation::{self, Revocation};
@@ -189,21 +189,36 @@ fn judge(
         version.facts.not_before,
         (version.facts.not_after - 1).max(version.facts.not_before),
     );
-    let judge = |roots: &[_], issuers: &[_]| judge_trust(&chain, Known { roots, issuers }, at);
-    let judged = match judge(roots, &[]) {
-        Err(reason) if reason.code == Code::ChainIncomplete => {
-            let (mut cas, issuers) = crate::ingestion::shown(ledger, certificate.project.as_str());
-            cas.extend(roots.iter().cloned());
-            judge(&cas, &issuers)
-        }
-        judged => judged,
-    };
+    let judged = judge_in(ledger, certificate.project.as_str(), &chain, roots, at);
     let verdict = judged.map(|path| path.trust).map_err(|reason| vec![reason]);
     let job = verdict.as_ref().ok().filter(|_| looks).and_then(|trust| {
         let more = || revocation::others(ledger, certificate.project.as_str());
         revocation::Job::of(&certificate, version, &chain, *trust, roots, more)
     });
     Some((verdict, job, upload))
+}
+
+/// Judges a server's chain, leaf first, as a project knows the world: with the configured roots, and when these do not lead
+/// anywhere with what the project has shown. `at` is in Unix seconds.
+///
+/// # Errors
+/// Those of [`judge_trust`].
+pub(crate) fn judge_in(
+    ledger: &ledger::Ledger,
+    project: &str,
+    chain: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'static>],
+    at: i64,
+) -> Result<Path, Reason> {
+    let judge = |roots: &[_], issuers: &[_]| judge_trust(chain, Known { roots, issuers }, at);
+    match judge(roots, &[]) {
+        Err(reason) if reason.code == Code::ChainIncomplete => {
+            let (mut cas, issuers) = crate::ingestion::shown(ledger, project);
+            cas.extend(roots.iter().cloned());
+            judge(&cas, &issuers)
+        }
+        judged => judged,
+    }
 }
 
 impl Actor for Verifier {

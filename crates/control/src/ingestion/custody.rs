@@ -8,10 +8,11 @@ use lifecycle::command::{self, Asker, Command, Context};
 use lifecycle::decide::decide;
 use lifecycle::event::CertificateKind;
 use lifecycle::names::{Digest, Host, Slug};
-use lifecycle::rejection::Code;
+use lifecycle::rejection::{Code, Reason};
 use lifecycle::selection::KeyKind;
 use lifecycle::state::{Certificate, State as _, Status, key};
 use lifecycle::store::{Read as _, Table};
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use wire::answer::{Accepted, Answer, Problem};
@@ -19,8 +20,9 @@ use wire::request::{CreateCsr, ExportCertificate, NewKey};
 
 use super::{Brought, Ingestion, later, refuse};
 use crate::registrar::Ask;
-use crate::tables::Tables;
+use crate::tables::{Tables, fatal};
 use crate::vault;
+use crate::verifier::judge_in;
 use crate::views::certificates::chain_pem;
 use crate::views::projects::request_pem;
 
@@ -282,6 +284,11 @@ impl Ingestion {
         if let Err(problem) = self.foreseen(project, asker, &command) {
             return self.decided(project, id, digest).ok_or(problem);
         }
+        if let Some(certificate) = &certificate
+            && let Err(problem) = self.trusted_there(certificate, &moved).await
+        {
+            return self.decided(project, id, digest).ok_or(problem);
+        }
         if let Some(certificate) = certificate.filter(|c| c.kind == CertificateKind::Server) {
             let mut spkis: Vec<[u8; 32]> = certificate
                 .versions
@@ -303,6 +310,64 @@ impl Ingestion {
                 .map_err(|e| later(&e))?;
         }
         Ok(self.decide(ask(command)).await)
+    }
+
+    /// What the verifier will find in the project that a certificate goes to. What is ready by grace of a CA or an intermediate
+    /// that only the old project knows would be in error there, and by then the old one and its key are gone.
+    async fn trusted_there(
+        &self,
+        certificate: &Certificate,
+        moved: &command::MoveCertificate,
+    ) -> Result<(), Box<Problem>> {
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        // The one that goes over; without one, the registrar says no.
+        let version = certificate.versions.iter().rfind(|v| v.usable(now));
+        let Some(version) = version.filter(|_| certificate.kind == CertificateKind::Server) else {
+            return Ok(());
+        };
+        let turn = self.examinations.take(&moved.to).await;
+        let (ledger, roots, to) = (self.ledger.clone(), self.roots.clone(), moved.to.clone());
+        let digests = version.facts.chain.clone();
+        let judged = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let tables = Tables::of(&ledger);
+            let mut chain = Vec::with_capacity(digests.len());
+            for digest in &digests {
+                let object = tables
+                    .0
+                    .object(&digest.0)
+                    .unwrap_or_else(|error| fatal("the ledger cannot be read", &error));
+                chain.push(CertificateDer::from(object.ok_or_else(|| {
+                    Reason::new(
+                        Code::NoCertificate,
+                        "a certificate of the chain is missing from the content store",
+                        "replace the certificate before it is moved",
+                    )
+                })?));
+            }
+            drop(tables);
+            judge_in(&ledger, to.as_str(), &chain, &roots, now)
+        })
+        .await
+        .map_err(|_| later(&"examination ended early"))?;
+        judged.map(drop).map_err(|reason| {
+            Box::new(match reason.code {
+                Code::ChainIncomplete => Problem::new(
+                    reason.code,
+                    format!(
+                        "the project {} knows neither the CA nor the intermediate that issued the certificate: there it would \
+                         be in error",
+                        moved.to
+                    ),
+                    format!(
+                        "add the CA to the target project first: chancery --project {} certificate add NAME --kind ca --chain \
+                         ca.pem --region REGION",
+                        moved.to
+                    ),
+                ),
+                _ => Problem::of(vec![reason]),
+            })
+        })
     }
 }
 
