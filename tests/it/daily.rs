@@ -713,6 +713,81 @@ fn a_certificate_leaves_in_the_forms_that_others_read() {
     }
 }
 
+/// That a key left is written down for ever, so what cannot be written is told before it is asked for.
+#[test]
+fn what_cannot_be_written_has_not_left() {
+    let stage = Stage::new();
+    stage.upload("site", &stage.ca.issue("www.example.com"));
+    let exporter = exporter(&stage);
+    let folder = stage.chancery.folder().join("out");
+    fs::create_dir(&folder).expect("made");
+    let count = |kind: &str| {
+        let kind = format!("dev.chancery.{kind}.v1");
+        let lines = stage.operator.run(&["events", "replay"]).ok().lines();
+        lines.iter().filter(|e| e["type"] == kind.as_str()).count()
+    };
+    let there = || {
+        let mut there: Vec<String> = fs::read_dir(&folder)
+            .expect("a folder")
+            .map(|entry| {
+                let name = entry.expect("an entry").file_name();
+                name.to_string_lossy().into_owned()
+            })
+            .collect();
+        there.sort();
+        there
+    };
+    let export = |format: &str, out: &Path, further: &[&str]| {
+        let out = text(out);
+        let first = ["certificate", "export", "site", "--format", format];
+        exporter.run(&[&first[..], &["--out", &out], further].concat())
+    };
+    let dangling = folder.join("dangling.pem");
+    std::os::unix::fs::symlink("nowhere/else.pem", &dangling).expect("linked");
+    let missing = folder.join("missing");
+    for (format, out, further) in [
+        ("haproxy", missing.join("site.pem"), &[][..]),
+        ("haproxy", missing.join("site.pem"), &["--force"]),
+        ("haproxy", dangling.clone(), &[]),
+        ("haproxy", folder.clone(), &["--force"]),
+        ("nginx", dangling.clone(), &[]),
+        // The second file counts as much as the first.
+        (
+            "nginx",
+            folder.join("site.pem"),
+            &["--key-out", &text(&missing.join("site.key"))],
+        ),
+        (
+            "nginx",
+            folder.join("site.pem"),
+            &["--key-out", &text(&dangling)],
+        ),
+    ] {
+        let refused = export(format, &out, further);
+        assert_eq!(refused.status, 2, "{refused:?}");
+    }
+    let lost = text(&missing.join("site.csr"));
+    for out in [&lost, &text(&dangling)] {
+        let words = ["--host", "www.example.com", "--out", out];
+        let refused = exporter.run(&[&["certificate", "csr", "lost"][..], &words].concat());
+        assert_eq!(refused.status, 2, "{refused:?}");
+    }
+    assert_eq!(count("certificate.exported"), 0);
+    assert_eq!(count("csr.created"), 0);
+    assert_eq!(there(), ["dangling.pem"], "nothing is left behind");
+    // A refusal by the other side leaves nothing behind either.
+    let first = ["certificate", "export", "other", "--format", "haproxy"];
+    let out = text(&folder.join("other.pem"));
+    let refused = exporter.run(&[&first[..], &["--out", &out]].concat());
+    assert_eq!(refused.refused(), "not_found");
+    assert_eq!(there(), ["dangling.pem"]);
+    // Said so, the link gives way.
+    export("haproxy", &dangling, &["--force"]).ok();
+    assert_eq!((mode(&dangling), count("certificate.exported")), (0o600, 1));
+    assert!(!dangling.is_symlink());
+    assert_eq!(there(), ["dangling.pem"]);
+}
+
 fn installed(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -1061,6 +1136,66 @@ fn a_certificate_moves_with_its_key_and_leaves_nothing_behind() {
     let kept = stage.chancery.stop();
     search(&folder, &all);
     drop(kept);
+}
+
+/// What is ready by grace of a CA that only its project knows would be in error elsewhere: it stays where it works.
+#[test]
+fn a_certificate_does_not_move_to_where_its_ca_is_unknown() {
+    let stage = Stage::new();
+    let host = "www.example.com";
+    stage.bucket(host);
+    let leaf = stage.ca.issue(host);
+    let whole = fs::read_to_string(leaf.chain()).expect("a chain");
+    let (alone, issuer) = whole.split_at(whole.rfind("-----BEGIN").expect("an intermediate"));
+    let (chain, ca) = (
+        stage.chancery.folder().join("alone.pem"),
+        stage.chancery.folder().join("issuer.pem"),
+    );
+    fs::write(&chain, alone).expect("written");
+    fs::write(&ca, issuer).expect("written");
+    let bob = stage.chancery.project("bravo", "bob");
+    let know = |user: &harness::Cli| {
+        let ca = text(&ca);
+        let words = ["--kind", "ca", "--chain", &ca, "--region", "local"];
+        user.run(&[&["certificate", "add", "issuer"][..], &words].concat())
+            .ok();
+        wait(user, "issuer", "ready");
+    };
+    know(&stage.alice);
+    let (chain, key) = (text(&chain), text(leaf.key()));
+    let words = ["--chain", &chain, "--key", &key, "--region", "local"];
+    stage
+        .alice
+        .run(&[&["certificate", "add", "site"][..], &words].concat())
+        .ok();
+    wait(&stage.alice, "site", "active");
+    stage.serves(host, &leaf);
+
+    let go = || {
+        let words = ["--to", "bravo", "--confirm", "site", "--force"];
+        stage
+            .operator
+            .project("acme")
+            .run(&[&["certificate", "move", "site"][..], &words].concat())
+    };
+    let refused = go();
+    assert_eq!(refused.refused(), "chain_incomplete");
+    let hint = refused.json()["reasons"][0]["hint"].to_string();
+    assert!(
+        hint.contains("chancery --project bravo certificate add NAME --kind ca"),
+        "{hint}"
+    );
+    // Nothing has happened: it is there, and served.
+    wait(&stage.alice, "site", "active");
+    serves(stage.chancery.https(), host, &leaf);
+    assert_eq!(
+        bob.run(&["certificate", "show", "site"]).refused(),
+        "not_found"
+    );
+    // With the CA there, as the hint says, it goes and is ready.
+    know(&bob);
+    go().ok();
+    wait(&bob, "site", "ready");
 }
 
 /// A certificate whose key is also used by another one of its project: that one keeps it.

@@ -32,7 +32,7 @@ mod tests;
 mod write;
 
 pub use passwords::Passwords;
-pub use write::{haproxy_pem, nginx_pair, pkcs12, save};
+pub use write::{Place, haproxy_pem, nginx_pair, pkcs12, save};
 
 /// Longest file with a chain or key that is read, bytes. It is what the control plane takes too.
 pub const MAX_FILE: u64 = chain::MAX_INPUT as u64;

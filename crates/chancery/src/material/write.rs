@@ -51,48 +51,101 @@ fn key_pem(key: &PrivateKey) -> Zeroizing<String> {
 /// # Errors
 /// When there is a file of this name already, unless `force` says that it may go; when it cannot be written.
 pub fn save(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
-    let exists = || -> Failure {
-        anyhow::anyhow!(
-            "{} exists; name another file, or overwrite it with --force",
-            path.display()
-        )
-        .into()
-    };
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = Unfinished(PathBuf::from(beside));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside.0)
-        .with_context(|| format!("creating {}", beside.0.display()))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("writing {}", beside.0.display()))?;
-    if force {
-        std::fs::rename(&beside.0, path).with_context(|| format!("writing {}", path.display()))?;
-    } else {
-        // A link, unlike a new name, never takes the place of what is there.
-        std::fs::hard_link(&beside.0, path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => exists(),
-            _ => anyhow::Error::new(error)
-                .context(format!("writing {}", path.display()))
-                .into(),
-        })?;
+    Place::prepare(path, force)?.write(bytes)
+}
+
+/// Room for a file that only its owner can read, made before anything is asked that cannot be taken back. Dropped before it is
+/// written, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    force: bool,
+    folder: File,
+    file: File,
+    beside: Unfinished,
+}
+
+impl Place {
+    /// Creates the file under another name beside the one that it is to have.
+    ///
+    /// # Errors
+    /// When there is anything of this name already, a link that leads nowhere included, unless `force` says that it may go; when
+    /// it is a folder; when no file can be created in its folder.
+    pub fn prepare(path: &Path, force: bool) -> Result<Self> {
+        match std::fs::symlink_metadata(path) {
+            Ok(there) if there.is_dir() => {
+                return Err(anyhow::anyhow!("{} is a folder; name a file", path.display()).into());
+            }
+            Ok(_) if !force => return Err(exists(path)),
+            _ => {}
+        }
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let folder = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}.new", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)
+            .with_context(|| format!("creating {}", beside.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            force,
+            folder,
+            file,
+            beside: Unfinished(beside),
+        })
     }
-    drop(beside);
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .with_context(|| format!("writing {}", folder.display()))?;
-    Ok(())
+
+    /// Writes it to the disk and gives it its name.
+    ///
+    /// # Errors
+    /// When there is a file of this name by now, unless it was forced; when it cannot be written.
+    pub fn write(mut self, bytes: &[u8]) -> Result<()> {
+        let (path, beside) = (&self.path, &self.beside.0);
+        self.file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_all())
+            .with_context(|| format!("writing {}", beside.display()))?;
+        if self.force {
+            std::fs::rename(beside, path).with_context(|| format!("writing {}", path.display()))?;
+        } else {
+            // A link, unlike a new name, never takes the place of what is there.
+            match std::fs::hard_link(beside, path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    return Err(exists(path));
+                }
+                // Some file systems know no links. What is to be written may have left its place for good, so it is named all the
+                // same unless something is there.
+                Err(_) if std::fs::symlink_metadata(path).is_ok() => return Err(exists(path)),
+                Err(_) => std::fs::rename(beside, path)
+                    .with_context(|| format!("writing {}", path.display()))?,
+            }
+        }
+        drop(self.beside);
+        self.folder
+            .sync_all()
+            .with_context(|| format!("writing the folder of {}", self.path.display()))?;
+        Ok(())
+    }
+}
+
+fn exists(path: &Path) -> Failure {
+    anyhow::anyhow!(
+        "{} exists; name another file, or overwrite it with --force",
+        path.display()
+    )
+    .into()
 }
 
 /// A file that goes when it is not needed under its name.
+#[derive(Debug)]
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {

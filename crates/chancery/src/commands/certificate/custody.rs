@@ -21,7 +21,7 @@ use super::super::accepted;
 use crate::cli::{Certificate, Format, Global};
 use crate::client::{Accepted, Client, read};
 use crate::failure::{Failure, Result};
-use crate::material::{self, Passwords};
+use crate::material::{self, Passwords, Place};
 use crate::output::Out;
 
 pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Result<ExitCode> {
@@ -74,9 +74,10 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             out: file,
             ..
         } => {
-            if let Some(file) = &file {
-                absent(file)?;
-            }
+            let place = file
+                .as_deref()
+                .map(|file| Place::prepare(file, false))
+                .transpose()?;
             let client = Client::connect(global).await?;
             let body = CreateCsr {
                 name: name.clone(),
@@ -92,9 +93,9 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             let next = format!(
                 "have it signed, then: chancery certificate add {name} --chain FILE --region REGION (without --key)"
             );
-            match &file {
-                Some(file) => {
-                    material::save(file, pem.as_bytes(), false)?;
+            match file.zip(place) {
+                Some((file, place)) => {
+                    place.write(pem.as_bytes())?;
                     accepted(
                         out,
                         &answer,
@@ -119,8 +120,8 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             version,
             force,
         } => {
-            let to = Targets::of(format, &file, key_out, force, out)?;
             // What needs a person, or may be wrong, comes before the key is asked for: that it left is written down for ever.
+            let to = Targets::of(format, &file, key_out, force, out)?;
             let password = match format {
                 Format::Pkcs12 => Some(
                     Passwords::new(password_file.as_deref())
@@ -138,7 +139,7 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
             };
             let answer = client.command(project, "certificate.export", &body).await?;
             let taken = Taken::open(&answer, &recipient, project)?;
-            let written = to.write(format, &taken, password.as_ref(), name.as_str(), force)?;
+            let written = to.write(format, &taken, password.as_ref(), name.as_str())?;
             if out.json() {
                 if written.iter().any(|file| file == "-") {
                     return Ok(ExitCode::SUCCESS);
@@ -190,17 +191,6 @@ pub(super) async fn run(global: &Global, command: Certificate, out: &Out) -> Res
         }
         _ => Err(anyhow::anyhow!("this is another command").into()),
     }
-}
-
-fn absent(file: &Path) -> Result<()> {
-    if file.exists() {
-        return Err(anyhow::anyhow!(
-            "{} exists and is not overwritten; name another file",
-            file.display()
-        )
-        .into());
-    }
-    Ok(())
 }
 
 /// What came out, opened.
@@ -256,8 +246,42 @@ impl Taken {
 
 /// Where it goes.
 struct Targets {
-    first: PathBuf,
-    key: Option<PathBuf>,
+    first: Target,
+    key: Option<Target>,
+}
+
+/// One file, created already, or standard output.
+struct Target {
+    name: String,
+    place: Option<Place>,
+}
+
+impl Target {
+    fn of(file: &Path, force: bool) -> Result<Self> {
+        let place = match file == Path::new("-") {
+            true => None,
+            false => Some(Place::prepare(file, force)?),
+        };
+        Ok(Self {
+            name: file.display().to_string(),
+            place,
+        })
+    }
+
+    /// Its name, once it is written.
+    fn write(self, bytes: &[u8]) -> Result<String> {
+        match self.place {
+            Some(place) => place.write(bytes)?,
+            None => {
+                let mut stdout = std::io::stdout().lock();
+                stdout
+                    .write_all(bytes)
+                    .and_then(|()| stdout.flush())
+                    .context("writing to standard output")?;
+            }
+        }
+        Ok(self.name)
+    }
 }
 
 impl Targets {
@@ -299,53 +323,33 @@ impl Targets {
         if stdout && key.is_none() && std::io::stdout().is_terminal() {
             return usage("a private key is not shown on a terminal: name a file with --out");
         }
-        if !force {
-            for file in [Some(file), key.as_deref()].into_iter().flatten() {
-                if file != Path::new("-") {
-                    absent(file)?;
-                }
-            }
-        }
         Ok(Self {
-            first: file.to_owned(),
-            key,
+            first: Target::of(file, force)?,
+            key: key.map(|key| Target::of(&key, force)).transpose()?,
         })
     }
 
     fn write(
-        &self,
+        self,
         format: Format,
         taken: &Taken,
         password: Option<&Password>,
         name: &str,
-        force: bool,
     ) -> Result<Vec<String>> {
-        let put = |path: &Path, bytes: &[u8]| -> Result<String> {
-            if path == Path::new("-") {
-                let mut stdout = std::io::stdout().lock();
-                stdout
-                    .write_all(bytes)
-                    .and_then(|()| stdout.flush())
-                    .context("writing to standard output")?;
-            } else {
-                material::save(path, bytes, force)?;
-            }
-            Ok(path.display().to_string())
-        };
-        match (format, &self.key, password) {
+        match (format, self.key, password) {
             (Format::Nginx, Some(key), _) => {
                 let (chain, pem) = material::nginx_pair(&taken.chain, &taken.key);
                 // A server that sees a new chain must find its key.
-                let key = put(key, pem.as_bytes())?;
-                Ok(vec![put(&self.first, chain.as_bytes())?, key])
+                let key = key.write(pem.as_bytes())?;
+                Ok(vec![self.first.write(chain.as_bytes())?, key])
             }
             (Format::Pkcs12, _, Some(password)) => {
                 let bytes = material::pkcs12(&taken.chain, &taken.key, password, name);
-                Ok(vec![put(&self.first, &bytes)?])
+                Ok(vec![self.first.write(&bytes)?])
             }
             _ => {
                 let pem = material::haproxy_pem(&taken.chain, &taken.key);
-                Ok(vec![put(&self.first, pem.as_bytes())?])
+                Ok(vec![self.first.write(pem.as_bytes())?])
             }
         }
     }
