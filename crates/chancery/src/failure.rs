@@ -61,6 +61,25 @@ impl From<Refused> for Failure {
     }
 }
 
+/// What was found wrong with the words of a command line, in one line without the usage that follows it.
+pub fn misuse(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command or an argument is missing; --help lists them".to_owned();
+    }
+    let text = error.render().to_string();
+    let text = ["\nUsage:", "\nFor more information"]
+        .iter()
+        .filter_map(|end| text.find(end))
+        .min()
+        .map_or(text.as_str(), |end| &text[..end]);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.strip_prefix("error: ") {
+        Some(line) => line.to_owned(),
+        None => line,
+    }
+}
+
 /// A problem document, read so that codes of a later release are still told.
 #[derive(Debug)]
 pub struct Refused {

@@ -38,6 +38,11 @@ mod up;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && json_is_asked(std::env::args_os().skip(1)) => {
+            let failure = Failure::Usage(failure::misuse(&error));
+            Out::new(true).failure(&failure);
+            return failure.status();
+        }
         Err(error) => {
             // Whoever pipes the help into a pager that ends early is told nothing.
             let _ = error.print();
@@ -52,6 +57,13 @@ fn main() -> ExitCode {
             failure.status()
         }
     }
+}
+
+/// Whether a program asks, as far as words show that could not be read as a whole.
+fn json_is_asked(words: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    words
+        .take_while(|word| word != "--")
+        .any(|word| word == "--json")
 }
 
 fn run(cli: Cli, out: &Out) -> failure::Result<ExitCode> {

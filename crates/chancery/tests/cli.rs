@@ -105,6 +105,47 @@ fn help_is_an_answer_and_wrong_usage_is_not() {
     );
 }
 
+/// A program reads one document from stdout, whatever was wrong with its words; people's help stays theirs.
+#[test]
+fn wrong_usage_is_a_document_for_programs() {
+    let home = home();
+    for (words, told) in [
+        (&["--json"][..], "subcommand"),
+        (&["reign", "--json"], "reign"),
+        (&["--json", "certificate"], "missing"),
+        (&["certificate", "delete", "x", "--json"], "--confirm"),
+        (&["certificate", "list", "--colour", "--json"], "--colour"),
+        (&["--json", "project", "create", "Not A Slug"], "Not A Slug"),
+        (&["--json", "status", "--id", "not-a-uuid"], "not-a-uuid"),
+        (&["--json", "status", "--", "--version"], "--version"),
+        (&["up", "--json", "--state"], "--state"),
+    ] {
+        let output = run(home.path(), words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let document: serde_json::Value = serde_json::from_str(stdout(&output))
+            .unwrap_or_else(|e| panic!("{words:?}: {e}: {}", stdout(&output)));
+        assert_eq!(stdout(&output).lines().count(), 1, "{words:?}");
+        assert_eq!(document["type"], "about:blank", "{words:?}");
+        assert_eq!(document["title"], "Wrong usage", "{words:?}");
+        let detail = document["detail"].as_str().expect("a detail");
+        assert!(
+            detail.contains(told) && !detail.contains("Usage:") && !detail.starts_with("error"),
+            "{words:?}: {detail}"
+        );
+        let said = stderr(&output);
+        assert_eq!(said, format!("error: {detail}\n"), "{words:?}");
+    }
+    // Behind the end of the flags it is a word like any other.
+    let output = run(home.path(), &["status", "--", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).is_empty() && stderr(&output).contains("Usage:"));
+    for words in [&["--json", "--help"][..], &["--version", "--json"]] {
+        let output = run(home.path(), words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        assert!(stderr(&output).is_empty() && !stdout(&output).starts_with('{'));
+    }
+}
+
 #[test]
 fn who_has_no_credentials_is_told_what_to_do() {
     let home = home();
