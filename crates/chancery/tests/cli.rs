@@ -233,11 +233,18 @@ fn a_bad_file_is_refused_with_its_code() {
         path.to_str().expect("utf-8").to_owned()
     };
     let chain = file("chain.pem", &pem("CERTIFICATE", b"x"));
-    let encrypted = file("encrypted.pem", &pem("ENCRYPTED PRIVATE KEY", b"x"));
+    let made = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "EC", "-aes256", "-pass", "pass:x"])
+        .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+        .output()
+        .expect("openssl runs");
+    let encrypted = file("encrypted.pem", stdout(&made));
+    let damaged = file("damaged.pem", &pem("ENCRYPTED PRIVATE KEY", b"x"));
     let broken = file("broken.pem", &pem("PRIVATE KEY", b"x"));
     let text = file("text.pem", "hello");
     for (chain, key, code) in [
         (&chain, &encrypted, "key_encrypted"),
+        (&chain, &damaged, "pem_malformed"),
         (&chain, &broken, "pem_malformed"),
         (&chain, &text, "not_pem"),
         (&text, &encrypted, "not_pem"),
