@@ -753,6 +753,111 @@ fn an_edge_that_is_ahead_goes_back_to_what_was_restored() {
     edge.stop();
 }
 
+/// Whoever can write to a backup's folder can make it tell another history, with all checksums and hash links right. Only a
+/// checkpoint that was kept elsewhere shows it.
+#[test]
+fn a_kept_checkpoint_tells_a_rewritten_backup() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("old")).expect("made");
+    let chancery = Up::in_folder(&bench.path("old")).start();
+    let operator = chancery.operator();
+    operator.run(&["project", "create", "acme"]).ok();
+    let acme = operator.project("acme");
+    acme.run(&["domain", "add", "aaaa.example.com"]).ok();
+    let kept = bench.text("kept.checkpoint");
+    operator.run(&["audit", "checkpoint", "--out", &kept]).ok();
+    let key = |operator: &Cli| {
+        let key = operator.run(&["audit", "key"]).ok().json();
+        key["vkey"].as_str().expect("a key").to_owned()
+    };
+    let signed_by = key(&operator);
+    acme.run(&["domain", "add", "late.example.com"]).ok();
+    operator.run(&["backup", &bench.text("backup")]).ok();
+    bench.keep_root_key(&chancery.state());
+    drop(chancery);
+
+    // Restored, and asked as docs/backup.md says.
+    let since = |folder: &str| {
+        bench.restore(&format!("{folder}/state"), &[]).ok();
+        let again = Up::in_folder(&bench.path(folder)).start();
+        let operator = again.operator();
+        let now = key(&operator);
+        assert_ne!(now, signed_by, "a restored log has a key of its own");
+        let keys = ["--since", &kept, "--key", &signed_by, "--key", &now];
+        operator.run(&[&["audit", "verify"][..], &keys].concat())
+    };
+    fs::create_dir(bench.path("one")).expect("made");
+    since("one").ok();
+    rewrite(
+        &bench.path("backup"),
+        "aaaa.example.com",
+        "evil.example.com",
+    );
+    bench.verify().ok();
+    fs::create_dir(bench.path("two")).expect("made");
+    let refused = since("two");
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.stdout.contains("kept.checkpoint"), "{refused:?}");
+}
+
+/// Replaces words in a backup's events, and makes everything that hangs on them fit again.
+fn rewrite(backup: &Path, from: &str, to: &str) {
+    let path = backup.join("manifest.json");
+    let text = fs::read_to_string(&path).expect("a manifest");
+    let mut manifest: Value = serde_json::from_str(&text).expect("JSON");
+    let files = manifest["events"]["files"].as_array().expect("files");
+    let [file] = files.as_slice() else {
+        panic!("{files:?}")
+    };
+    let name = backup.join(file["name"].as_str().expect("a name"));
+    let events = fs::read_to_string(&name).expect("events");
+    let leaf = |line: &str| harness::sha256(&[b"\0", line.as_bytes()].concat());
+    let (mut lines, mut hashes) = (Vec::new(), Vec::<(String, String)>::new());
+    for line in events.lines() {
+        let mut new = line.replace(from, to);
+        if let Some((before, after)) = hashes.last() {
+            assert!(new.contains(before), "{new}");
+            new = new.replace(before, after);
+        }
+        hashes.push((leaf(line), leaf(&new)));
+        lines.push(new);
+    }
+    let events = lines.join("\n") + "\n";
+    fs::write(&name, &events).expect("written");
+    manifest["events"]["files"][0]["sha256"] = harness::sha256(events.as_bytes()).into();
+    manifest["head"]["hash"] = hashes.last().expect("events").1.clone().into();
+    let all = manifest.as_object_mut().expect("an object");
+    all.remove("sha256");
+    manifest["sha256"] = harness::sha256(manifest.to_string().as_bytes()).into();
+    fs::write(&path, manifest.to_string()).expect("written");
+}
+
+/// Somebody's folder in which a file happens to be called like the marker of a restore.
+#[test]
+fn a_restore_leaves_alone_what_is_not_its_own() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("old")).expect("made");
+    let chancery = Up::in_folder(&bench.path("old")).start();
+    chancery
+        .operator()
+        .run(&["backup", &bench.text("backup")])
+        .ok();
+    bench.keep_root_key(&chancery.state());
+    drop(chancery);
+    let state = bench.path("photos");
+    fs::create_dir_all(state.join("2019")).expect("made");
+    for name in ["restore.json", "letter.txt", "2019/one.jpg"] {
+        fs::write(state.join(name), "").expect("written");
+    }
+    let before = walk(&state);
+    let refused = bench.restore("photos", &[]);
+    assert_eq!(refused.status, 2, "{refused:?}");
+    for name in ["restore.json", "letter.txt", "2019"] {
+        assert!(format!("{refused:?}").contains(name), "{refused:?}");
+    }
+    assert_eq!(walk(&state), before);
+}
+
 /// Figures for docs/operate.md: `cargo test -p tests --test it backup::figures -- --ignored --nocapture`.
 #[test]
 #[ignore = "it measures"]
