@@ -157,7 +157,13 @@ impl Feed {
     /// # Errors
     /// [`Error`].
     pub async fn sync(&self, request: &feed::SyncRequest) -> Result<Vec<u8>, Error> {
-        let head = self.ledger.head().sequence;
+        // As deltas and snapshots read it, and not as the writer tells it a moment after its commit: an edge that had the event
+        // already would be told to go back.
+        let head = Tables::of(&self.ledger)
+            .0
+            .head()
+            .unwrap_or_else(|error| fatal("the ledger cannot be read", &error))
+            .sequence;
         let behind = head.saturating_sub(request.sequence);
         let stale = request.generation != self.generation
             || request.sequence > head

@@ -135,19 +135,18 @@ impl Intake {
             return Ok(Next::Nothing);
         }
         let taken = std::mem::take(deltas);
-        let head = taken
-            .iter()
-            .map(|delta| delta.head)
-            .max()
-            .unwrap_or_default();
         let applied = self.store.apply(&taken)?;
         self.applied(applied);
         let position = self.store.position();
         self.clock.raise_floor(position.time);
         self.status.advance(position);
         // The rest of what came in parts is on its way; should it be lost, the next delta or the next quiet shows the gap.
-        let part = taken.last().is_some_and(|delta| delta.from == delta.to);
-        Ok(if head > position.sequence && !part {
+        // The sequences of another generation say nothing about this one.
+        let current = |delta: &&Delta| delta.generation == position.generation;
+        let current = taken.iter().filter(current);
+        let head = current.clone().map(|delta| delta.head).max();
+        let part = current.last().is_some_and(|delta| delta.from == delta.to);
+        Ok(if head > Some(position.sequence) && !part {
             Next::Sync
         } else {
             Next::Nothing

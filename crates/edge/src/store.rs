@@ -461,8 +461,7 @@ impl Store {
     /// Applies deltas that follow each other, parts of deltas included, in one transaction. Those that bring nothing new are passed over.
     ///
     /// # Errors
-    /// [`Error::Gap`], [`Error::Generation`] or [`Error::Rollback`] when a delta does not continue what is there; nothing
-    /// is applied then.
+    /// [`Error::Gap`] or [`Error::Generation`] when a delta does not continue what is there; nothing is applied then.
     pub(crate) fn apply(&self, deltas: &[Delta]) -> Result<Applied, Error> {
         let before = self.position();
         let mut position = before;
@@ -472,7 +471,8 @@ impl Store {
                 position.generation = delta.generation;
             }
             match delta.generation.cmp(&position.generation) {
-                std::cmp::Ordering::Less => return Err(Error::Rollback),
+                // Sent before a restore, and taken from the queue after it: as old as a delta of an earlier sequence.
+                std::cmp::Ordering::Less => continue,
                 std::cmp::Ordering::Greater => return Err(Error::Generation),
                 std::cmp::Ordering::Equal => {}
             }
