@@ -143,9 +143,9 @@ impl Intake {
         // The rest of what came in parts is on its way; should it be lost, the next delta or the next quiet shows the gap.
         // The sequences of another generation say nothing about this one.
         let current = |delta: &&Delta| delta.generation == position.generation;
-        let current = taken.iter().filter(current);
+        let mut current = taken.iter().filter(current);
         let head = current.clone().map(|delta| delta.head).max();
-        let part = current.last().is_some_and(|delta| delta.from == delta.to);
+        let part = current.next_back().is_some_and(|delta| delta.from == delta.to);
         Ok(if head > Some(position.sequence) && !part {
             Next::Sync
         } else {
