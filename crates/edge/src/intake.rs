@@ -145,7 +145,9 @@ impl Intake {
         let current = |delta: &&Delta| delta.generation == position.generation;
         let mut current = taken.iter().filter(current);
         let head = current.clone().map(|delta| delta.head).max();
-        let part = current.next_back().is_some_and(|delta| delta.from == delta.to);
+        let part = current
+            .next_back()
+            .is_some_and(|delta| delta.from == delta.to);
         Ok(if head > Some(position.sequence) && !part {
             Next::Sync
         } else {

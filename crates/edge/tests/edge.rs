@@ -1118,7 +1118,8 @@ async fn bodies_stream_in_both_directions() {
             up.stderr
         );
         let grown = resident().saturating_sub(before);
-        assert!(grown < 64 << 20, "{grown} bytes more for {SIZE}");
+        // Other tests of this process run and grow meanwhile; a body that is held would be all of it.
+        assert!(grown < (SIZE / 2) as u64, "{grown} bytes more for {SIZE}");
         let protocol = if version == "--http2" {
             "HTTP/2"
         } else {
