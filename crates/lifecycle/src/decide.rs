@@ -168,6 +168,31 @@ fn check_expect(expect: Option<u64>, revision: u64) -> Result<(), Rejection> {
     }
 }
 
+/// What takes a certificate away asks for its name once more.
+fn confirmed(confirm: &str, name: &Slug) -> Result<(), Rejection> {
+    if confirm == name.as_str() {
+        return Ok(());
+    }
+    no(
+        Code::ConfirmationMismatch,
+        "the confirmation is not the exact name of the certificate",
+        "repeat the name with --confirm",
+    )
+}
+
+/// What takes a certificate away waits until it is known what it is.
+fn settled(certificate: &Certificate) -> Result<(), Rejection> {
+    let verifying = |v: &state::Version| v.status == Status::Verifying;
+    if !certificate.versions.iter().any(verifying) {
+        return Ok(());
+    }
+    no(
+        Code::InProgress,
+        "it is still being verified",
+        "wait for it: `chancery certificate wait`",
+    )
+}
+
 impl<R: Read> Decider<'_, R> {
     fn project(&self) -> &Slug {
         &self.context.project
@@ -1556,17 +1581,7 @@ impl<R: Read> Decider<'_, R> {
                 "`chancery certificate show` tells where it is",
             );
         }
-        if certificate
-            .versions
-            .iter()
-            .any(|v| v.status == Status::Verifying)
-        {
-            return no(
-                Code::InProgress,
-                "it is still being verified",
-                "wait for it: `chancery certificate wait`",
-            );
-        }
+        settled(&certificate)?;
         self.guard(&certificate, &regions, c.force)?;
         self.one(CertificateWithdrawn {
             id: certificate.id,
@@ -1577,24 +1592,8 @@ impl<R: Read> Decider<'_, R> {
     fn delete_certificate(&self, c: &DeleteCertificate) -> Decision {
         let certificate = self.certificate(&c.name)?;
         check_expect(c.expect, certificate.revision)?;
-        if c.confirm != certificate.name.as_str() {
-            return no(
-                Code::ConfirmationMismatch,
-                "the confirmation is not the exact name of the certificate",
-                "repeat the name with --confirm",
-            );
-        }
-        if certificate
-            .versions
-            .iter()
-            .any(|v| v.status == Status::Verifying)
-        {
-            return no(
-                Code::InProgress,
-                "it is still being verified",
-                "wait for it: `chancery certificate wait`",
-            );
-        }
+        confirmed(&c.confirm, &certificate.name)?;
+        settled(&certificate)?;
         let dark = self.guard(&certificate, &certificate.regions, c.force)?;
         let mut events: Vec<Event> = vec![
             CertificateDeleted {

@@ -1,6 +1,6 @@
 //! Keys that are born inside, that leave, and that go to another project.
 
-use super::{Decider, Decision, check_expect, no, not_found};
+use super::{Decider, Decision, check_expect, confirmed, no, not_found, settled};
 use crate::command::Context;
 use crate::command::{AddCertificate, CreateCsr, DiscardCsr, ExportCertificate, MoveCertificate};
 use crate::event::{
@@ -9,7 +9,7 @@ use crate::event::{
 };
 use crate::names::Host;
 use crate::rejection::{Code, Rejection};
-use crate::state::{self, Certificate, ProjectStatus, State, Status};
+use crate::state::{self, Certificate, ProjectStatus, State};
 use crate::store::{Read, Table};
 
 /// Most names of a signing request: what CAs of the public web sign.
@@ -173,24 +173,8 @@ impl<R: Read> Decider<'_, R> {
         check_expect(c.expect, certificate.revision)?;
         self.may_give_keys()?;
         from.may_export()?;
-        if c.confirm != certificate.name.as_str() {
-            return no(
-                Code::ConfirmationMismatch,
-                "the confirmation is not the exact name of the certificate",
-                "repeat the name with --confirm",
-            );
-        }
-        if certificate
-            .versions
-            .iter()
-            .any(|v| v.status == Status::Verifying)
-        {
-            return no(
-                Code::InProgress,
-                "it is still being verified",
-                "wait for it: `chancery certificate wait`",
-            );
-        }
+        confirmed(&c.confirm, &certificate.name)?;
+        settled(&certificate)?;
         let Some(version) = certificate.versions.iter().rfind(|v| v.usable(self.now())) else {
             return no(
                 Code::Conflict,
