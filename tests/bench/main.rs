@@ -4,6 +4,7 @@
 //! outside (replay, selection). The programs that measure an edge alone are the examples of the crate `edge`, which are run
 //! as children. Nothing passes or fails here: a shared machine gives figures, not verdicts.
 
+mod backup;
 mod commands;
 mod edge;
 mod import;
@@ -24,13 +25,14 @@ use plant::Plant;
 use report::Report;
 
 const USAGE: &str = "bench [--quick] [--million] [--only PART]...
-PART is one of: commands, served, import, list, replay, selection, verify, edge, handshakes";
-const PARTS: [&str; 9] = [
+PART is one of: commands, served, import, list, replay, backup, selection, verify, edge, handshakes";
+const PARTS: [&str; 10] = [
     "commands",
     "served",
     "import",
     "list",
     "replay",
+    "backup",
     "selection",
     "verify",
     "edge",
@@ -79,9 +81,11 @@ fn main() -> Result<ExitCode> {
     let load = load_average();
     let disk = report::disk(&std::env::temp_dir())?;
 
-    if ["commands", "served", "import", "list", "edge", "replay"]
-        .into_iter()
-        .any(wanted)
+    if [
+        "commands", "served", "import", "list", "edge", "replay", "backup",
+    ]
+    .into_iter()
+    .any(wanted)
     {
         report.progress("starting the system");
         let mut plant = runtime.block_on(Plant::start())?;
@@ -89,7 +93,7 @@ fn main() -> Result<ExitCode> {
         runtime.block_on(async {
             if wanted("commands") {
                 commands::run(&plant, &mut report, span).await?;
-            } else if wanted("edge") || wanted("replay") {
+            } else if wanted("edge") || wanted("replay") || wanted("backup") {
                 commands::fill(&plant, &mut report, span).await?;
             }
             if wanted("served") {
@@ -104,10 +108,16 @@ fn main() -> Result<ExitCode> {
             if wanted("list") {
                 list::run(&plant, &mut report, if quick { 10_000 } else { 100_000 }).await?;
             }
+            if wanted("backup") {
+                tokio::task::block_in_place(|| backup::take(&plant, &mut report))?;
+            }
             anyhow::Ok(())
         })?;
         // What the clients hold of it must not be connected when it goes.
         plant.stop();
+        if wanted("backup") {
+            backup::restore(plant.folder(), &mut report)?;
+        }
         if wanted("replay") {
             replay::run(
                 &plant.ledger(),
