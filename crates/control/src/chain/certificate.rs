@@ -1,7 +1,9 @@
 //! A certificate taken apart once, with what checking its signature needs.
 
 use std::cell::OnceCell;
+use std::sync::LazyLock;
 
+use quick_cache::sync::Cache;
 use webpki::ALL_VERIFICATION_ALGS;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{NameConstraints, ParsedExtension, X509Extension};
@@ -10,6 +12,9 @@ use super::examine::sha256;
 
 /// The tag of a SEQUENCE.
 const SEQUENCE: u8 = 0x30;
+
+/// Signatures whose check is remembered, at about a hundred bytes each.
+const SIGNATURES_KNOWN: usize = 32_768;
 
 /// A certificate and its raw parts.
 pub(super) struct Certificate<'a> {
@@ -112,7 +117,23 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether the key of `issuer` made its signature. Names are not compared.
+    ///
+    /// An upload asks it of the same two certificates when its chain is put in order, when it is examined and when it is
+    /// verified, and all uploads ask it of the same intermediates and roots. It follows from the bytes alone, so it is remembered
+    /// by their hashes.
     pub(super) fn is_signed_by(&self, issuer: &Certificate<'_>) -> bool {
+        static KNOWN: LazyLock<Cache<[[u8; 32]; 2], bool>> =
+            LazyLock::new(|| Cache::new(SIGNATURES_KNOWN));
+        let pair = [self.fingerprint(), sha256(issuer.spki())];
+        if let Some(signed) = KNOWN.get(&pair) {
+            return signed;
+        }
+        let signed = self.check_signature(issuer);
+        KNOWN.insert(pair, signed);
+        signed
+    }
+
+    fn check_signature(&self, issuer: &Certificate<'_>) -> bool {
         let key = &issuer.x509.tbs_certificate.subject_pki.subject_public_key;
         ALL_VERIFICATION_ALGS
             .iter()
@@ -216,4 +237,36 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     };
     let (content, rest) = rest.split_at_checked(length)?;
     Some((tag, content, rest))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rcgen::{CertificateParams, Issuer, KeyPair};
+
+    use super::*;
+
+    /// What was found of one pair must never answer for another one, however alike they are.
+    #[test]
+    fn a_remembered_signature_speaks_for_these_two_certificates_only() {
+        let names = || CertificateParams::new(["ca.example.com".to_owned()]).unwrap();
+        let [right, wrong, own] = std::array::from_fn(|_| KeyPair::generate().unwrap());
+        let (ca, other) = (
+            names().self_signed(&right).unwrap(),
+            names().self_signed(&wrong).unwrap(),
+        );
+        let leaf = names()
+            .signed_by(&own, &Issuer::new(names(), right))
+            .unwrap();
+        let mut changed = leaf.der().to_vec();
+        *changed.last_mut().unwrap() ^= 1;
+        let [ca, other, leaf, changed] = [ca.der(), other.der(), leaf.der(), &changed[..]]
+            .map(|der| Certificate::parse(der).unwrap());
+        for _ in 0..3 {
+            assert!(leaf.is_signed_by(&ca));
+            assert!(!leaf.is_signed_by(&other));
+            assert!(!changed.is_signed_by(&ca));
+            assert!(!ca.is_signed_by(&leaf));
+        }
+    }
 }
