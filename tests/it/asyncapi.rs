@@ -9,7 +9,7 @@ use harness::{checkout, eventually};
 use lifecycle::event::Event;
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, wait};
+use crate::stage::{Stage, nats, wait};
 
 fn committed() -> Value {
     let text = fs::read(checkout().join("docs/asyncapi.json")).unwrap_or_default();
@@ -201,20 +201,7 @@ impl Live {
 #[test]
 fn each_example_is_taken_by_a_running_system() {
     let stage = Stage::of(harness::Chancery::up());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let creds = stage.operator.environment()["CHANCERY_CREDS"].clone();
-    let client = runtime.block_on(async {
-        async_nats::ConnectOptions::with_credentials_file(creds)
-            .await
-            .expect("the credentials file")
-            .connect(stage.chancery.nats())
-            .await
-            .expect("a connection")
-    });
+    let (runtime, client) = nats(&stage.operator);
     let mut live = Live {
         client,
         runtime,

@@ -10,23 +10,12 @@ use harness::{Chancery, Cli, Outcome, SOON, Up, checkout, eventually, tool};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, nats};
 
 /// Claims so many hosts for `acme`, all at once: each is an event.
-fn grow(chancery: &Chancery, alice: &Cli, from: usize, count: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+fn grow(alice: &Cli, from: usize, count: usize) {
+    let (runtime, client) = nats(alice);
     runtime.block_on(async {
-        let client = async_nats::ConnectOptions::with_credentials_file(
-            &alice.environment()["CHANCERY_CREDS"],
-        )
-        .await
-        .expect("the credentials file")
-        .connect(chancery.nats())
-        .await
-        .expect("a connection");
         let all = (from..from + count).map(|n| {
             let client = client.clone();
             async move {
@@ -171,7 +160,7 @@ fn an_export_is_checked_without_our_code_and_every_change_is_seen() {
         auditor.run(&all)
     };
 
-    grow(&stage.chancery, &stage.alice, 0, 300);
+    grow(&stage.alice, 0, 300);
     let exported = audit(&["export", "--out", &text(&export)]).ok().json();
     let size = exported["size"].as_u64().expect("a size");
     assert_eq!(exported["new"], size);
@@ -187,7 +176,7 @@ fn an_export_is_checked_without_our_code_and_every_change_is_seen() {
         }
     });
 
-    grow(&stage.chancery, &stage.alice, 300, 400);
+    grow(&stage.alice, 300, 400);
     let touched = |file: &str| {
         let data = fs::metadata(export.join(file)).expect("the file");
         data.modified().expect("a time")
@@ -432,7 +421,7 @@ fn a_tenant_proves_its_own_events_and_sees_nobody_elses() {
     let stage = Stage::new();
     let folder = stage.chancery.folder();
     let mallory = stage.chancery.project("other", "mallory");
-    grow(&stage.chancery, &stage.alice, 0, 3);
+    grow(&stage.alice, 0, 3);
     mallory.run(&["domain", "add", "secret.example.net"]).ok();
     let key = stage.alice.run(&["audit", "key"]).ok().json();
     let vkey = key["vkey"].as_str().expect("a key").to_owned();
@@ -520,18 +509,8 @@ fn a_tenant_proves_its_own_events_and_sees_nobody_elses() {
     );
     let others = stage.alice.project("other").run(&["audit", "proof", "1"]);
     assert_eq!(others.refused(), "unauthorized");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let creds = &stage.alice.environment()["CHANCERY_CREDS"];
+    let (runtime, client) = nats(&stage.alice);
     runtime.block_on(async {
-        let client = async_nats::ConnectOptions::with_credentials_file(creds)
-            .await
-            .expect("the credentials file")
-            .connect(stage.chancery.nats())
-            .await
-            .expect("a connection");
         for (body, code) in [
             (json!({"sequence": 1}), "unauthorized"),
             (json!({"sequence": 1, "projectseq": 1}), "malformed"),
@@ -589,7 +568,7 @@ fn no_key_signs_two_histories() {
     let _ = chancery.stop();
     copy(&state, &older);
     let chancery = start();
-    grow(&chancery, &alice, 0, 8);
+    grow(&alice, 0, 8);
     checkpoint(&chancery, "two").ok();
     chancery
         .operator()
@@ -616,7 +595,7 @@ fn no_key_signs_two_histories() {
     let operator = chancery.operator();
     for (grown, why) in [(0, "put back to an older state"), (20, "forked")] {
         if grown > 0 {
-            grow(&chancery, &alice, 100, grown);
+            grow(&alice, 100, grown);
         }
         let refused = checkpoint(&chancery, "never");
         assert_eq!(refused.refused(), "conflict");
@@ -635,7 +614,7 @@ fn no_key_signs_two_histories() {
     // Without the memory nothing here can know. Whoever has kept a checkpoint does.
     put_back(false);
     let chancery = start();
-    grow(&chancery, &alice, 200, 20);
+    grow(&alice, 200, 20);
     let operator = chancery.operator();
     let since = |name: &str, keys: &[&str]| {
         let file = text(&kept(name));
@@ -662,7 +641,7 @@ fn no_key_signs_two_histories() {
     put_back(false);
     fs::write(state.join("generation"), "7\n").expect("written");
     let chancery = start();
-    grow(&chancery, &alice, 300, 20);
+    grow(&alice, 300, 20);
     let operator = chancery.operator();
     let key = operator.run(&["audit", "key"]).ok().json();
     let second_key = key["vkey"].as_str().expect("a key").to_owned();

@@ -12,7 +12,7 @@ use harness::{Chancery, Cli, Key, Leaf, SOON, Serve, Up, eventually};
 use serde_json::Value;
 
 use crate::search::{needles, search};
-use crate::stage::{Apart, Stage, dark, resource, served_now, serves, upload, wait};
+use crate::stage::{Apart, Stage, dark, nats, resource, served_now, serves, upload, wait};
 
 /// A folder for a backup, a copy of the root key and a second state.
 struct Bench {
@@ -65,16 +65,8 @@ fn events(operator: &Cli) -> Vec<String> {
 
 /// Gives many commands at once, as a program would: the command line would take a process for each.
 fn flood(chancery: &Chancery, count: usize) {
-    let creds = chancery.operator().environment()["CHANCERY_CREDS"].clone();
-    let nats = chancery.nats();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (runtime, client) = nats(&chancery.operator());
     runtime.block_on(async {
-        let client = async_nats::ConnectOptions::with_credentials_file(creds)
-            .await
-            .expect("credentials")
-            .connect(nats)
-            .await
-            .expect("connected");
         let answered: usize = futures_util::StreamExt::fold(
             futures_util::StreamExt::buffer_unordered(
                 futures_util::stream::iter((0..count).map(|i| {

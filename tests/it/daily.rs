@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use crate::search::{needles, search};
-use crate::stage::{Stage, dark, resource, serves, upload, wait};
+use crate::stage::{Stage, dark, nats, resource, serves, upload, wait};
 
 fn words<'a>(words: &[&'a str]) -> Vec<&'a str> {
     words.to_vec()
@@ -294,20 +294,7 @@ fn pages_follow_each_other_also_when_few_pass_the_filter() {
         .leaf("last.example.com")
         .until(OffsetDateTime::now_utc() + Duration::days(3))
         .issue();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let creds = stage.alice.environment()["CHANCERY_CREDS"].clone();
-    let nats = stage.chancery.nats();
-    let client = runtime.block_on(async {
-        async_nats::ConnectOptions::with_credentials_file(creds)
-            .await
-            .expect("credentials")
-            .connect(nats)
-            .await
-            .expect("a connection")
-    });
+    let (runtime, client) = nats(&stage.alice);
     let ask = |subject: &str, body: Value| -> Value {
         let answer = runtime
             .block_on(client.request(format!("chancery.v1.{subject}"), body.to_string().into()))
@@ -848,20 +835,7 @@ fn a_key_leaves_only_by_the_right_to_its_name_and_only_to_whom_the_log_names() {
     fs::remove_file(&out).expect("it was written");
 
     // What the answer brings opens for its recipient, in its project, and for nobody else.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let client = runtime.block_on(async {
-        async_nats::ConnectOptions::with_credentials_file(
-            exporter.environment()["CHANCERY_CREDS"].clone(),
-        )
-        .await
-        .expect("credentials")
-        .connect(stage.chancery.nats())
-        .await
-        .expect("a connection")
-    });
+    let (runtime, client) = nats(&exporter);
     let ask = |subject: &str, id: &str, recipient: &[u8]| -> Value {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Nats-Msg-Id", id);

@@ -6,25 +6,7 @@ use harness::{SOON, Up, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::stage::{Stage, served_now};
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("a runtime")
-}
-
-async fn connect(stage: &Stage) -> async_nats::Client {
-    let creds = &stage.alice.environment()["CHANCERY_CREDS"];
-    async_nats::ConnectOptions::with_credentials_file(creds)
-        .await
-        .expect("the credentials file")
-        .connect(stage.chancery.nats())
-        .await
-        .expect("a connection")
-}
+use crate::stage::{Stage, nats, served_now};
 
 async fn ask(client: &async_nats::Client, subject: &str, id: Option<Uuid>, body: Value) -> Value {
     let mut headers = async_nats::HeaderMap::new();
@@ -46,8 +28,7 @@ async fn ask(client: &async_nats::Client, subject: &str, id: Option<Uuid>, body:
 #[test]
 fn a_queued_command_is_decided_once_and_its_outcome_is_told_by_its_id() {
     let stage = Stage::new();
-    let runtime = runtime();
-    let client = runtime.block_on(connect(&stage));
+    let (runtime, client) = nats(&stage.alice);
     let id = Uuid::now_v7();
     let body = json!({"host": "queued.example.com"});
     for _ in 0..3 {
@@ -89,8 +70,7 @@ fn a_queued_command_is_decided_once_and_its_outcome_is_told_by_its_id() {
 #[test]
 fn what_is_malformed_is_refused_before_it_is_queued() {
     let stage = Stage::new();
-    let runtime = runtime();
-    let client = runtime.block_on(connect(&stage));
+    let (runtime, client) = nats(&stage.alice);
     let answer = runtime.block_on(ask(
         &client,
         "queue.acme.domain.add",
@@ -119,8 +99,7 @@ fn a_queued_upload_survives_a_crash_with_its_key() {
     let sealed = stage.alice.run(&["seal", "--key", &key]).ok().json();
     let chain = std::fs::read_to_string(leaf.chain()).expect("the chain");
     let body = json!({"name": "site", "chain": chain, "key": sealed, "regions": ["local"]});
-    let runtime = runtime();
-    let client = runtime.block_on(connect(&stage));
+    let (runtime, client) = nats(&stage.alice);
     let answer = runtime.block_on(ask(&client, "queue.acme.certificate.add", None, body));
     assert_eq!(answer["outcome"], "queued", "{answer}");
     let Stage {

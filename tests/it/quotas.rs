@@ -9,7 +9,7 @@ use keyring::{PrivateKey, SealedKey};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, nats};
 
 /// What a project has unless an operator says otherwise.
 const QUOTA: u32 = 100;
@@ -23,21 +23,7 @@ struct Uploader {
 
 impl Uploader {
     fn new(stage: &Stage) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let creds = stage.alice.environment()["CHANCERY_CREDS"].clone();
-        let nats = stage.chancery.nats();
-        let client = runtime.block_on(async {
-            async_nats::ConnectOptions::with_credentials_file(creds)
-                .await
-                .expect("the credentials file")
-                .connect(nats)
-                .await
-                .expect("a connection")
-        });
+        let (runtime, client) = nats(&stage.alice);
         let mut uploader = Self {
             runtime,
             client,

@@ -93,6 +93,25 @@ impl Stage {
     }
 }
 
+/// A user's NATS client, as any program would have it, and the runtime that it lives on.
+pub(crate) fn nats(user: &Cli) -> (tokio::runtime::Runtime, async_nats::Client) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let environment = user.environment();
+    let client = runtime.block_on(async {
+        async_nats::ConnectOptions::with_credentials_file(&environment["CHANCERY_CREDS"])
+            .await
+            .expect("the credentials file")
+            .connect(&environment["CHANCERY_SERVER"])
+            .await
+            .expect("a connection")
+    });
+    (runtime, client)
+}
+
 /// A resource, made by the operator because its origin is on this machine.
 pub(crate) fn resource(
     operator: &Cli,
