@@ -19,6 +19,11 @@ const CLAIMANTS_MAX: usize = 16;
 /// Longest time for which a holder is served after another project's proof, in seconds: a year.
 const GRACE_MAX: u64 = 365 * 86_400;
 
+/// Whether a proof is fresh by itself: a token belongs to one claim, an alias says nothing of when it was set.
+fn stands_against_a_holder(proof: Proof) -> bool {
+    proof == Proof::DnsTxt
+}
+
 impl<R: Read> Decider<'_, R> {
     /// The pending claim that was proven. A proof that comes late must not count for a later claim of the same host.
     fn claimant(&self, host: &Host, added: u64) -> Result<Claim, Rejection> {
@@ -46,6 +51,13 @@ impl<R: Read> Decider<'_, R> {
                 proof: c.proof,
             });
         };
+        if !stands_against_a_holder(c.proof) {
+            return no(
+                Code::DomainClaimed,
+                "another project holds this host, and an alias may be left over from long ago",
+                "set the TXT record that `chancery domain show` prints",
+            );
+        }
         if claim.moves_at.is_some() {
             return no(
                 Code::InProgress,
@@ -96,7 +108,10 @@ impl<R: Read> Decider<'_, R> {
             return no(Code::Conflict, "nothing is scheduled for this claim", "");
         };
         let holder = self.other_holder(&c.host);
-        let Some(proof) = c.proof else {
+        let proof = c
+            .proof
+            .filter(|proof| holder.is_none() || stands_against_a_holder(*proof));
+        let Some(proof) = proof else {
             return Ok(self.lapse(&c.host, holder));
         };
         if self.now() < until {

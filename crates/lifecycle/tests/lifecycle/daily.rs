@@ -571,6 +571,37 @@ fn a_host_that_is_held_moves_when_its_holder_was_told_and_time_has_passed() {
     assert!(world.memory.scan(Table::Contest, &[], None, 9).is_empty());
 }
 
+/// An alias carries no token: it may be left over from years ago.
+#[test]
+fn an_alias_takes_no_host_from_its_holder() {
+    let (mut world, added) = claimed_twice();
+    let alias = || ProveByDns {
+        proof: Proof::DnsCname,
+        ..found(added)
+    };
+    let refused = world.run(Who::System, "beta", alias(), NOW).unwrap_err();
+    assert_eq!(refused.0.code, Code::DomainClaimed);
+    world.run(Who::System, "beta", found(added), NOW).unwrap();
+    let settled = settle(added, Some(Proof::DnsCname));
+    let events = world
+        .run(Who::System, "beta", settled, NOW + 7 * DAY)
+        .unwrap();
+    assert!(matches!(events[0], Event::DomainContestLapsed(_)));
+    assert_eq!(world.memory.holder("www.example.com"), Some(slug("acme")));
+    // Where nobody holds the host, it is enough.
+    let release = ReleaseDomain {
+        host: "www.example.com".into(),
+        expect: None,
+    };
+    world
+        .run(Who::User, "acme", release, NOW + 8 * DAY)
+        .unwrap();
+    world
+        .run(Who::System, "beta", alias(), NOW + 8 * DAY)
+        .unwrap();
+    assert_eq!(world.memory.holder("www.example.com"), Some(slug("beta")));
+}
+
 #[test]
 fn a_proof_that_is_gone_moves_nothing() {
     let (mut world, added) = claimed_twice();
